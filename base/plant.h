@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * plant.h: mistakes planted on purpose, to prove that the simulation finds them.
+ *
+ * Only the test build of the engine core defines SLUICE_PLANTS; in `sluiced` every
+ * SLUICE_PLANTED() is the constant false.
+ */
+#ifndef SLUICE_BASE_PLANT_H
+#define SLUICE_BASE_PLANT_H
+
+enum sluice_plant {
+	SLUICE_PLANT_RELEASE_WITHOUT_FLUSH = 1 << 0, /* a chunk given away without a flush */
+	SLUICE_PLANT_CLEAR_AFTER_READ = 1 << 1, /* a dirty bit cleared after the read */
+	SLUICE_PLANT_ZERO_ON_A_GUESS = 1 << 2, /* a zero page skipped though not known zero */
+	SLUICE_PLANT_NO_FENCE = 1 << 3, /* a lost lane's chunks reused before the fence */
+};
+
+#ifdef SLUICE_PLANTS
+extern unsigned int sluice_plants; /* set by the test before a run; one thread */
+#define SLUICE_PLANTED(name) ((sluice_plants & SLUICE_PLANT_##name) != 0)
+#else
+#define SLUICE_PLANTED(name) 0
+#endif
+
+#endif

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* config.c: the engine's parameters: parser, defaults, --help, man page and queries use this. */
+#include "engine/config.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <sluice/transport.h>
+
+#include "base/bits.h"
+#include "base/clock.h"
+#include "base/params.h"
+#include "engine/device/inbox.h"
+#include "engine/lane/crew.h"
+#include "engine/lane/lane_set.h"
+
+#define FIELD(field) SLUICE_FIELD(struct sluice_config, field)
+
+static const char *const pin_choices[] = {"none", "onfault", NULL};
+
+const struct sluice_param sluice_config_params[] = {
+	{"transport", SLUICE_PARAM_STRING, FIELD(transport), "tcp", 0, 0, NULL,
+		"how lanes carry data; the same at both ends", false},
+	{"rail", SLUICE_PARAM_STRING, FIELD(rail), "127.0.0.1:0", 0, 0, NULL,
+		"where the rail waits for lanes, HOST:PORT; port 0 chooses one", false},
+	{"runtime-dir", SLUICE_PARAM_STRING, FIELD(runtime_dir), "/var/lib/sluice", 0, 0, NULL,
+		"where commit decisions are recorded; must survive the engine and the host", false},
+	{"lanes", SLUICE_PARAM_UINT, FIELD(lanes), "4", 1, SLUICE_LANES_MAX, NULL,
+		"connections that carry pages and device state", false},
+	{"workers", SLUICE_PARAM_UINT, FIELD(workers), "0", 0, SLUICE_CREW_WORKERS_MAX, NULL,
+		"threads that step lanes; 0 chooses by cores and lanes", false},
+	{"memory-budget", SLUICE_PARAM_SIZE, FIELD(memory_budget_bytes), "64MiB", 1u << 20,
+		64ull << 30, NULL, "bytes in flight, all lanes together", false},
+	{"device-slots", SLUICE_PARAM_UINT, FIELD(device_slots), "16", 1, SLUICE_SLOTS_MAX, NULL,
+		"slots in which a target receives device state", false},
+	{"device-slot-size", SLUICE_PARAM_SIZE, FIELD(device_slot_bytes), "256KiB", 4096, 64u << 20,
+		NULL, "size of one such slot, a multiple of 4 KiB", false},
+	{"pin", SLUICE_PARAM_CHOICE, FIELD(pin), "onfault", 0, 0, pin_choices,
+		"how guest memory is held: onfault locks what is touched, none locks nothing",
+		false},
+	{"downtime-limit", SLUICE_PARAM_TIME, FIELD(downtime_limit_ns), "300ms", SLUICE_NS_PER_MS,
+		2000 * SLUICE_NS_PER_S, NULL,
+		"switch over when the predicted downtime is no longer than this", true},
+	{"sync-interval", SLUICE_PARAM_TIME, FIELD(sync_interval_ns), "100ms", 2 * SLUICE_NS_PER_MS,
+		10 * SLUICE_NS_PER_S, NULL, "longest time between two dirty syncs", true},
+	{"throttle", SLUICE_PARAM_BOOL, FIELD(throttle), "yes", 0, 0, NULL,
+		"slow the guest down when it dirties memory faster than lanes place it", true},
+	{"throttle-after", SLUICE_PARAM_TIME, FIELD(throttle_after_ns), "30s", 0, 0, NULL,
+		"also slow it down when the migration takes longer than this", true},
+	{"cpu-throttle-initial", SLUICE_PARAM_UINT, FIELD(throttle_initial_percent), "20", 1, 99,
+		NULL, "percent of the first step", true},
+	{"cpu-throttle-increment", SLUICE_PARAM_UINT, FIELD(throttle_step_percent), "10", 1, 99,
+		NULL, "percent of each further step", true},
+	{"peer-timeout", SLUICE_PARAM_TIME, FIELD(peer_timeout_ns), "10s", 100 * SLUICE_NS_PER_MS,
+		3600 * SLUICE_NS_PER_S, NULL, "silence after which the peer counts as lost", false},
+	{"setup-timeout", SLUICE_PARAM_TIME, FIELD(setup_timeout_ns), "10s", 100 * SLUICE_NS_PER_MS,
+		3600 * SLUICE_NS_PER_S, NULL, "longest time from migrate until pages move", false},
+	{"switchover-timeout", SLUICE_PARAM_TIME, FIELD(switchover_timeout_ns), "30s", 0,
+		3600 * SLUICE_NS_PER_S, NULL,
+		"how long a guest may be stopped before the migration fails and it runs on at the "
+		"source; 0: no bound",
+		false},
+	{"linger", SLUICE_PARAM_TIME, FIELD(linger_ns), "5s", 0, 3600 * SLUICE_NS_PER_S, NULL,
+		"how long an engine waits for a VMM that vanished to come back, before it ends",
+		false},
+	{"spin", SLUICE_PARAM_TIME, FIELD(spin_ns), "20us", 0, SLUICE_NS_PER_S, NULL,
+		"how long an idle worker polls before it yields", false},
+	{"yield", SLUICE_PARAM_TIME, FIELD(yield_ns), "50us", 0, SLUICE_NS_PER_S, NULL,
+		"how long it yields before it sleeps", false},
+	{"busy-poll", SLUICE_PARAM_BOOL, FIELD(busy_poll), "no", 0, 0, NULL,
+		"workers never sleep; only for cores that do nothing else", false},
+	{0},
+};
+
+#define SETTINGS_ALIGN 64
+
+static size_t count_params(const struct sluice_param *table)
+{
+	size_t count = 0;
+
+	while (table[count].name != NULL)
+		count++;
+	return count;
+}
+
+/* Where the values of transport @index begin. */
+static size_t values_offset(size_t index)
+{
+	size_t bytes = sluice_align_up(sizeof(struct sluice_config), SETTINGS_ALIGN);
+
+	for (size_t i = 0; i < index; i++)
+		bytes += sluice_align_up(sluice_transports[i]->conf_size, SETTINGS_ALIGN);
+	return bytes;
+}
+
+static int append(struct sluice_param *to, const struct sluice_transport *transport, size_t offset)
+{
+	for (const struct sluice_param *from = transport->params; from->name != NULL;
+		from++, to++) {
+		char *name;
+
+		if (asprintf(&name, "%s.%s", transport->name, from->name) < 0)
+			return -ENOMEM;
+		*to = *from;
+		to->name = name;
+		to->offset += offset;
+	}
+	return 0;
+}
+
+int sluice_settings_create(struct sluice_settings **ret_settings)
+{
+	size_t own = count_params(sluice_config_params), rows = own, transports = 0;
+	struct sluice_settings *settings = calloc(1, sizeof(*settings));
+	int r = 0;
+
+	if (settings == NULL)
+		return -ENOMEM;
+	for (; sluice_transports[transports] != NULL; transports++)
+		rows += count_params(sluice_transports[transports]->params);
+	settings->table = calloc(rows + 1, sizeof(*settings->table));
+	settings->values = calloc(1, values_offset(transports));
+	if (settings->table == NULL || settings->values == NULL)
+		r = -ENOMEM;
+	if (r == 0)
+		memcpy(settings->table, sluice_config_params, own * sizeof(*settings->table));
+	rows = own;
+	for (size_t i = 0; i < transports && r == 0; i++) {
+		r = append(&settings->table[rows], sluice_transports[i], values_offset(i));
+		rows += count_params(sluice_transports[i]->params);
+	}
+	if (r < 0) {
+		sluice_settings_destroy(settings);
+		return r;
+	}
+	sluice_params_defaults(settings->table, settings->values);
+	*ret_settings = settings;
+	return 0;
+}
+
+void sluice_settings_destroy(struct sluice_settings *settings)
+{
+	if (settings == NULL)
+		return;
+	if (settings->table != NULL)
+		for (struct sluice_param *p = settings->table + count_params(sluice_config_params);
+			p->name != NULL; p++)
+			free((void *)(uintptr_t)p->name);
+	free(settings->table);
+	free(settings->values);
+	free(settings);
+}
+
+const void *sluice_settings_transport(const struct sluice_settings *settings, size_t index)
+{
+	return settings->values + values_offset(index);
+}

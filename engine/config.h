@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* config.h: every setting of the engine; the one table is in config.c. */
+#ifndef SLUICE_ENGINE_CONFIG_H
+#define SLUICE_ENGINE_CONFIG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <sluice/param.h>
+
+struct sluice_config {
+	char transport[32];
+	char rail[128];
+	char runtime_dir[256];
+	uint64_t lanes;
+	uint64_t workers;
+	uint64_t memory_budget_bytes;
+	uint64_t device_slots;
+	uint64_t device_slot_bytes;
+	int pin; /* enum sluice_pin */
+	uint64_t downtime_limit_ns;
+	uint64_t sync_interval_ns;
+	bool throttle;
+	uint64_t throttle_after_ns;
+	uint64_t throttle_initial_percent;
+	uint64_t throttle_step_percent;
+	uint64_t peer_timeout_ns;
+	uint64_t setup_timeout_ns;
+	uint64_t switchover_timeout_ns;
+	uint64_t linger_ns;
+	uint64_t spin_ns;
+	uint64_t yield_ns;
+	bool busy_poll;
+};
+
+extern const struct sluice_param sluice_config_params[]; /* ends with a NULL name */
+
+/*
+ * The engine's parameters and those of every transport in this build, as one table: a
+ * transport's are called NAME.PARAMETER. What --config, --set and --help work on.
+ */
+struct sluice_settings {
+	struct sluice_param *table; /* ends with a NULL name */
+	uint8_t *values; /* what the table's offsets refer to; begins with the config */
+};
+
+/* With the defaults filled in. -ENOMEM. */
+int sluice_settings_create(struct sluice_settings **ret_settings);
+void sluice_settings_destroy(struct sluice_settings *settings); /* NULL is allowed */
+static inline const struct sluice_config *sluice_settings_config(
+	const struct sluice_settings *settings)
+{
+	return (const struct sluice_config *)(const void *)settings->values;
+}
+/* The configuration of the transport at @index of sluice_transports. */
+const void *sluice_settings_transport(const struct sluice_settings *settings, size_t index);
+
+#endif

@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* engine.c: an engine's parts and their order of birth and death. See engine.h. */
+#include "engine/engine.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/random.h>
+
+#include <sluice/transport.h>
+
+#include "base/assert.h"
+#include "base/clock.h"
+#include "engine/feeds/bitmap.h"
+
+static int open_rail(struct sluice_engine *engine, const struct sluice_settings *settings,
+	struct sluice_error *err)
+{
+	const struct sluice_transport *t = NULL;
+
+	for (size_t i = 0; sluice_transports[i] != NULL; i++) {
+		if (strcmp(sluice_transports[i]->name, engine->config.transport) != 0)
+			continue;
+		t = sluice_transports[i];
+		engine->transport_conf = sluice_settings_transport(settings, i);
+	}
+	if (t == NULL)
+		return sluice_fail_scope(err, SLUICE_SCOPE_ENGINE, -EINVAL, "transport",
+			"there is no transport \"%s\" in this build; sluiced --help lists them",
+			engine->config.transport);
+	SLUICE_ASSERT(t->abi == SLUICE_TRANSPORT_ABI && t->size == sizeof(*t));
+	engine->transport = t;
+	return t->rail_open(engine->transport_conf, engine->config.rail, &engine->rail, err);
+}
+
+static int make_instance(struct sluice_engine *engine)
+{
+	uint8_t bytes[16];
+
+	if (getrandom(bytes, sizeof(bytes), 0) != sizeof(bytes))
+		return -EIO;
+	for (size_t i = 0; i < sizeof(bytes); i++)
+		snprintf(engine->instance + 2 * i, 3, "%02x", bytes[i]);
+	return 0;
+}
+
+static void on_linger(void *ctx, uint64_t now_ns)
+{
+	struct sluice_engine *engine = ctx;
+
+	(void)now_ns;
+	sluice_loop_stop(engine->loop, 0);
+}
+
+int sluice_engine_create(struct sluice_loop *loop, const struct sluice_settings *settings,
+	struct sluice_engine **ret_engine, struct sluice_error *err)
+{
+	struct sluice_engine *engine = calloc(1, sizeof(*engine));
+	int r = -ENOMEM;
+
+	if (engine == NULL)
+		return sluice_fail(err, r, "engine", "out of memory");
+	engine->config = *sluice_settings_config(settings);
+	engine->loop = loop;
+	engine->memory.pin = (enum sluice_pin)engine->config.pin;
+	r = make_instance(engine);
+	if (r == 0)
+		r = sluice_timer_add(loop, sluice_engine_tick, engine, &engine->timer);
+	if (r == 0)
+		r = sluice_timer_add(loop, on_linger, engine, &engine->linger_timer);
+	if (r < 0)
+		sluice_fail(err, r, "engine", "%s", strerror(-r));
+	else
+		r = open_rail(engine, settings, err);
+	if (r < 0) {
+		sluice_engine_destroy(engine);
+		return r;
+	}
+	sluice_loop_on_wake(loop, sluice_engine_tick, engine);
+	*ret_engine = engine;
+	return 0;
+}
+
+void sluice_engine_destroy(struct sluice_engine *engine)
+{
+	if (engine == NULL)
+		return;
+	for (size_t i = 0; i < SLUICE_STRANGERS_MAX; i++)
+		sluice_link_close(engine->strangers[i].link);
+	sluice_link_unlisten(engine->listener);
+	sluice_engine_session_clear(engine);
+	for (uint32_t i = 0; i < engine->memory.count; i++) {
+		engine->transport->mem_unregister(engine->memory.regions[i]->mem);
+		engine->memory.regions[i]->mem = NULL;
+	}
+	sluice_memory_clear(&engine->memory);
+	sluice_watch_remove(engine->rail_watch);
+	if (engine->rail != NULL)
+		engine->transport->rail_close(engine->rail);
+	sluice_timer_remove(engine->timer);
+	sluice_timer_remove(engine->rail_timer);
+	sluice_timer_remove(engine->linger_timer);
+	free(engine);
+}
+
+bool sluice_engine_is_busy(const struct sluice_engine *engine)
+{
+	return (engine->source != NULL && !sluice_source_is_over(engine->source)) ||
+	       (engine->target != NULL && !sluice_target_is_over(engine->target));
+}
+
+static int refuse_when_busy(
+	const struct sluice_engine *engine, const char *command, struct sluice_error *err)
+{
+	if (!sluice_engine_is_busy(engine))
+		return 0;
+	return sluice_fail(err, -EBUSY, command,
+		"memory cannot change while a migration runs; wait for it or migrate_cancel");
+}
+
+int sluice_engine_memory_add(struct sluice_engine *engine, const struct sluice_region_opts *opts,
+	struct sluice_error *err)
+{
+	struct sluice_region *region;
+	struct sluice_span span;
+	int r;
+
+	r = refuse_when_busy(engine, "memory-add", err);
+	if (r == 0)
+		r = sluice_memory_add(&engine->memory, opts, &region, err);
+	if (r < 0)
+		return r;
+	span = (struct sluice_span){
+		.id = region->wire_id, .addr = region->base, .len_bytes = region->len_bytes};
+	r = engine->transport->mem_register(engine->rail, &span,
+		SLUICE_ACCESS_LOCAL_READ | SLUICE_ACCESS_REMOTE_WRITE, &region->mem, err);
+	if (r < 0)
+		sluice_memory_remove(&engine->memory, region);
+	return r;
+}
+
+int sluice_engine_memory_remove(
+	struct sluice_engine *engine, const char *id, struct sluice_error *err)
+{
+	struct sluice_region *region = sluice_memory_find(&engine->memory, id);
+	int r = refuse_when_busy(engine, "memory-remove", err);
+
+	if (r < 0)
+		return r;
+	if (region == NULL)
+		return sluice_fail(err, -ENOENT, "memory-remove", "there is no region \"%s\"", id);
+	/* The last session may still point at it. */
+	sluice_engine_session_clear(engine);
+	engine->transport->mem_unregister(region->mem);
+	region->mem = NULL;
+	sluice_memory_remove(&engine->memory, region);
+	return 0;
+}
+
+void sluice_engine_vmm_came(struct sluice_engine *engine)
+{
+	sluice_timer_set(engine->linger_timer, SLUICE_NEVER);
+}
+
+/* The guest's memory is the VMM's: without it a source cannot go on, unless it has committed. */
+void sluice_engine_vmm_gone(void *ctx)
+{
+	struct sluice_engine *engine = ctx;
+
+	if (engine->source != NULL)
+		sluice_source_vmm_lost(engine->source);
+	if (engine->target != NULL)
+		sluice_target_vmm_lost(engine->target);
+	if (engine->has_control_fd)
+		sluice_timer_set(engine->linger_timer, sluice_now_ns() + engine->config.linger_ns);
+	sluice_engine_tick(engine, sluice_now_ns());
+}

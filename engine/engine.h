@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * engine.h: one engine: the VMM socket, the peer link, memory, and at most one session at a time.
+ * It gives the session cores (engine/session) their sockets, clock and threads, and keeps no
+ * decisions of its own.
+ *
+ * Threads: the loop's thread. Lanes and device threads reach it by sluice_loop_wake() only.
+ */
+#ifndef SLUICE_ENGINE_ENGINE_H
+#define SLUICE_ENGINE_ENGINE_H
+
+#include <stdbool.h>
+
+#include "base/loop.h"
+#include "engine/config.h"
+#include "engine/control/server.h"
+#include "engine/device/inbox.h"
+#include "engine/device/streams.h"
+#include "engine/lane/crew.h"
+#include "engine/memory/region.h"
+#include "engine/peer/link.h"
+#include "engine/session/source.h"
+#include "engine/session/target.h"
+
+#define SLUICE_STRANGERS_MAX 8 /* peers that have not said hello yet */
+
+struct sluice_engine;
+
+struct sluice_stranger {
+	struct sluice_engine *engine;
+	struct sluice_link *link; /* NULL: free */
+	uint64_t deadline_ns;
+};
+
+struct sluice_engine {
+	struct sluice_config config;
+	struct sluice_loop *loop;
+	struct sluice_timer *timer; /* the session's next deadline */
+	struct sluice_timer *rail_timer; /* rail_step while the rail listens */
+	struct sluice_timer *linger_timer;
+	struct sluice_server *server;
+	bool has_control_fd; /* launched by a VMM: it ends when the VMM is gone */
+
+	const struct sluice_transport *transport;
+	const void *transport_conf; /* within the settings */
+	struct sluice_rail *rail;
+	struct sluice_watch *rail_watch;
+	char rail_address[SLUICE_ADDRESS_MAX]; /* "" until it listens */
+	char instance[SLUICE_SESSION_ID_BYTES];
+	struct sluice_memory memory;
+
+	/* The session that runs, or the last one. */
+	struct sluice_source *source;
+	struct sluice_target *target;
+	char session[SLUICE_SESSION_ID_BYTES]; /* "" before the first */
+	struct sluice_session_region regions[SLUICE_REGIONS_MAX];
+	struct sluice_crew *crew;
+	struct sluice_streams *streams;
+	struct sluice_inbox *inbox;
+	struct sluice_mem *staging;
+	uint64_t pages_pinned_before; /* when the session began */
+
+	struct sluice_link *link; /* to the session's peer */
+	char peer_uri[SLUICE_URI_BYTES];
+	struct sluice_link_listener *listener;
+	char listen_uri[SLUICE_URI_BYTES];
+	bool awaits_guest; /* from migrate-incoming until a guest is here: memory may be written */
+	struct sluice_stranger strangers[SLUICE_STRANGERS_MAX];
+};
+
+/* engine.c: from settings to a rail; memory. @settings outlive the engine. */
+int sluice_engine_create(struct sluice_loop *loop, const struct sluice_settings *settings,
+	struct sluice_engine **ret_engine, struct sluice_error *err);
+void sluice_engine_destroy(struct sluice_engine *engine); /* NULL is allowed */
+int sluice_engine_memory_add(struct sluice_engine *engine, const struct sluice_region_opts *opts,
+	struct sluice_error *err);
+int sluice_engine_memory_remove(
+	struct sluice_engine *engine, const char *id, struct sluice_error *err);
+bool sluice_engine_is_busy(const struct sluice_engine *engine); /* a session is not over */
+void sluice_engine_vmm_came(struct sluice_engine *engine); /* it no longer waits to end */
+void sluice_engine_vmm_gone(void *ctx); /* for the server */
+
+/* migration.c: sessions. */
+int sluice_engine_migrate(struct sluice_engine *engine, const char *uri, struct sluice_error *err);
+int sluice_engine_incoming(struct sluice_engine *engine, const char *uri, struct sluice_error *err);
+int sluice_engine_resolve(struct sluice_engine *engine, const char *session,
+	enum sluice_decision decision, struct sluice_error *err);
+/* What is known of a session, from memory or from the records: "none", "active", ... */
+int sluice_engine_session_status(struct sluice_engine *engine, const char *session,
+	const char **ret_status, const char **ret_role, struct sluice_error *err);
+void sluice_engine_tick(void *ctx, uint64_t now_ns);
+void sluice_engine_session_clear(struct sluice_engine *engine);
+struct sluice_policy_conf sluice_engine_policy(const struct sluice_engine *engine);
+
+/* commands.c: the handlers of the VMM socket's commands; ctx is the engine. */
+extern const struct sluice_command sluice_engine_commands[];
+
+#endif

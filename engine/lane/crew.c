@@ -1,0 +1,381 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* crew.c: workers: threads that step lanes, with adaptive polling. See crew.h. */
+#include "engine/lane/crew.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "base/assert.h"
+#include "base/bits.h"
+#include "base/clock.h"
+#include "engine/lane/lane.h"
+
+struct worker {
+	struct sluice_crew *crew;
+	pthread_t thread;
+	bool started;
+	int eventfd;
+	uint32_t sleeping; /* atomic: it sleeps, or is about to */
+	uint32_t changed; /* atomic: `wanted` differs from what the worker steps */
+	uint32_t stop; /* atomic */
+	int core; /* last seen; atomic */
+	int node;
+	uint64_t sleeps; /* atomic */
+
+	/* What control wants stepped, under the lock; `seen` is the generation in use. */
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+	struct sluice_lane *wanted[SLUICE_CREW_LANES_PER_WORKER_MAX];
+	uint32_t wanted_count;
+	uint64_t wanted_generation, seen_generation;
+
+	/* The worker's own. */
+	struct sluice_lane *lanes[SLUICE_CREW_LANES_PER_WORKER_MAX];
+	uint32_t lane_count;
+};
+
+struct sluice_crew {
+	struct sluice_crew_opts opts;
+	uint32_t worker_count; /* 0 when stepped by hand: workers[0] then only holds the lanes */
+	struct worker *workers;
+};
+
+static void relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+	__builtin_ia32_pause();
+#elif defined(__aarch64__)
+	__asm__ __volatile__("yield" ::: "memory");
+#endif
+}
+
+/* Between "I published" or "I sleep" and the look at what the other side did. */
+static void full_fence(void)
+{
+#ifdef __SANITIZE_THREAD__
+	static uint32_t shared; /* ThreadSanitizer does not know fences; this orders as much */
+
+	__atomic_fetch_add(&shared, 1, __ATOMIC_SEQ_CST);
+#else
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+#endif
+}
+
+static void adopt(struct worker *w)
+{
+	pthread_mutex_lock(&w->lock);
+	memcpy(w->lanes, w->wanted, w->wanted_count * sizeof(w->lanes[0]));
+	w->lane_count = w->wanted_count;
+	w->seen_generation = w->wanted_generation;
+	__atomic_store_n(&w->changed, 0, __ATOMIC_RELAXED);
+	pthread_cond_broadcast(&w->cond);
+	pthread_mutex_unlock(&w->lock);
+}
+
+static bool step_all(struct worker *w, uint64_t now_ns)
+{
+	bool busy = false;
+
+	for (uint32_t i = 0; i < w->lane_count; i++)
+		busy |= sluice_lane_step(w->lanes[i], now_ns);
+	return busy;
+}
+
+/* Account the time since the last turn to all lanes, busy or idle as the turn was. */
+static void account(struct worker *w, bool busy, uint64_t elapsed_ns)
+{
+	for (uint32_t i = 0; i < w->lane_count; i++) {
+		struct sluice_lane_counters *c = sluice_lane_counters_for_worker(w->lanes[i]);
+
+		if (busy)
+			SLUICE_COUNT_ADD(c->busy_ns, elapsed_ns / w->lane_count);
+		else
+			SLUICE_COUNT_ADD(c->idle_ns, elapsed_ns);
+	}
+}
+
+/* Collect what the lanes sleep on. False when one of them does not want to sleep. */
+static bool arm_all(struct worker *w, struct pollfd *fds, uint64_t *ret_deadline_ns)
+{
+	*ret_deadline_ns = SLUICE_NEVER;
+	fds[0] = (struct pollfd){.fd = w->eventfd, .events = POLLIN};
+	for (uint32_t i = 0; i < w->lane_count; i++) {
+		struct sluice_arm arm;
+
+		if (!sluice_lane_arm(w->lanes[i], &arm))
+			return false;
+		fds[1 + i] = (struct pollfd){.fd = arm.fd, .events = arm.events};
+		if (arm.deadline_ns < *ret_deadline_ns)
+			*ret_deadline_ns = arm.deadline_ns;
+	}
+	return true;
+}
+
+static void sleep_on(struct worker *w, struct pollfd *fds, uint64_t deadline_ns)
+{
+	uint64_t now_ns = sluice_now_ns();
+	struct timespec timeout = {0};
+	uint64_t drained;
+
+	if (deadline_ns > now_ns) {
+		timeout.tv_sec = (time_t)((deadline_ns - now_ns) / SLUICE_NS_PER_S);
+		timeout.tv_nsec = (long)((deadline_ns - now_ns) % SLUICE_NS_PER_S);
+	}
+	SLUICE_COUNT_ADD(w->sleeps, 1);
+	ppoll(fds, 1 + w->lane_count, deadline_ns == SLUICE_NEVER ? NULL : &timeout, NULL);
+	if (fds[0].revents & POLLIN)
+		while (read(w->eventfd, &drained, sizeof(drained)) < 0 && errno == EINTR)
+			;
+}
+
+/*
+ * Sleep until there may be work. `sleeping` is set before the last look at the lanes, and
+ * sluice_crew_wake() looks at it after the work was published: one of the two sees the other.
+ */
+static void go_to_sleep(struct worker *w)
+{
+	struct pollfd fds[1 + SLUICE_CREW_LANES_PER_WORKER_MAX];
+	uint64_t deadline_ns;
+
+	__atomic_store_n(&w->sleeping, 1, __ATOMIC_SEQ_CST);
+	full_fence();
+	if (__atomic_load_n(&w->changed, __ATOMIC_SEQ_CST) == 0 &&
+		__atomic_load_n(&w->stop, __ATOMIC_SEQ_CST) == 0 && !step_all(w, sluice_now_ns()) &&
+		arm_all(w, fds, &deadline_ns))
+		sleep_on(w, fds, deadline_ns);
+	__atomic_store_n(&w->sleeping, 0, __ATOMIC_SEQ_CST);
+}
+
+static void note_core(struct worker *w)
+{
+	unsigned int core, node;
+
+	if (getcpu(&core, &node) == 0) {
+		__atomic_store_n(&w->core, (int)core, __ATOMIC_RELAXED);
+		__atomic_store_n(&w->node, (int)node, __ATOMIC_RELAXED);
+	}
+}
+
+static void *worker_main(void *arg)
+{
+	struct worker *w = arg;
+	const struct sluice_crew_opts *opts = &w->crew->opts;
+	uint64_t last_ns = sluice_now_ns();
+	uint64_t busy_until_ns = last_ns;
+
+	while (__atomic_load_n(&w->stop, __ATOMIC_ACQUIRE) == 0) {
+		uint64_t now_ns = sluice_now_ns();
+		bool busy;
+
+		if (__atomic_load_n(&w->changed, __ATOMIC_ACQUIRE) != 0)
+			adopt(w);
+		busy = step_all(w, now_ns);
+		account(w, busy, now_ns - last_ns);
+		last_ns = now_ns;
+		if (busy) {
+			busy_until_ns = now_ns;
+		} else if (opts->busy_poll || now_ns - busy_until_ns < opts->spin_ns) {
+			relax();
+		} else if (now_ns - busy_until_ns < opts->spin_ns + opts->yield_ns) {
+			sched_yield();
+		} else {
+			note_core(w);
+			go_to_sleep(w);
+		}
+	}
+	return NULL;
+}
+
+static void wake(struct worker *w)
+{
+	uint64_t one = 1;
+
+	if (__atomic_load_n(&w->sleeping, __ATOMIC_SEQ_CST) == 0)
+		return;
+	/* Fails only when the counter is full: then it is readable already. */
+	if (write(w->eventfd, &one, sizeof(one)) < 0)
+		SLUICE_ASSERT(errno == EAGAIN);
+}
+
+void sluice_crew_wake(struct sluice_crew *crew)
+{
+	full_fence();
+	for (uint32_t i = 0; i < crew->worker_count; i++)
+		wake(&crew->workers[i]);
+}
+
+static int worker_start(struct sluice_crew *crew, uint32_t index)
+{
+	struct worker *w = &crew->workers[index];
+	int core = crew->opts.cores != NULL ? crew->opts.cores[index] : -1;
+	char name[16];
+	int r;
+
+	w->eventfd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (w->eventfd < 0)
+		return -errno;
+	r = pthread_create(&w->thread, NULL, worker_main, w);
+	if (r != 0)
+		return -r;
+	w->started = true;
+	snprintf(name, sizeof(name), "sluice-w%u", index % 1000);
+	pthread_setname_np(w->thread, name);
+	if (core >= 0) {
+		cpu_set_t set;
+
+		CPU_ZERO(&set);
+		CPU_SET((size_t)core, &set);
+		pthread_setaffinity_np(w->thread, sizeof(set), &set);
+	}
+	return 0;
+}
+
+int sluice_crew_create(const struct sluice_crew_opts *opts, struct sluice_crew **ret_crew)
+{
+	struct sluice_crew *crew = calloc(1, sizeof(*crew));
+	uint32_t holders = opts->workers > 0 ? opts->workers : 1;
+	int r = 0;
+
+	SLUICE_ASSERT(opts->workers <= SLUICE_CREW_WORKERS_MAX);
+	if (crew == NULL)
+		return -ENOMEM;
+	crew->opts = *opts;
+	crew->workers = calloc(holders, sizeof(*crew->workers));
+	if (crew->workers == NULL) {
+		free(crew);
+		return -ENOMEM;
+	}
+	for (uint32_t i = 0; i < holders; i++) {
+		crew->workers[i].crew = crew;
+		crew->workers[i].eventfd = -1;
+		crew->workers[i].core = -1;
+		crew->workers[i].node = -1;
+		pthread_mutex_init(&crew->workers[i].lock, NULL);
+		pthread_cond_init(&crew->workers[i].cond, NULL);
+	}
+	crew->worker_count = opts->workers;
+	for (uint32_t i = 0; i < opts->workers && r == 0; i++)
+		r = worker_start(crew, i);
+	crew->opts.cores = NULL; /* borrowed: used up by now */
+	if (r < 0) {
+		sluice_crew_destroy(crew);
+		return r;
+	}
+	*ret_crew = crew;
+	return 0;
+}
+
+void sluice_crew_destroy(struct sluice_crew *crew)
+{
+	uint32_t holders;
+
+	if (crew == NULL)
+		return;
+	holders = crew->worker_count > 0 ? crew->worker_count : 1;
+	for (uint32_t i = 0; i < holders; i++) {
+		struct worker *w = &crew->workers[i];
+
+		SLUICE_ASSERT(w->wanted_count == 0);
+		if (w->started) {
+			__atomic_store_n(&w->stop, 1, __ATOMIC_SEQ_CST);
+			wake(w);
+			pthread_join(w->thread, NULL);
+		}
+		if (w->eventfd >= 0)
+			close(w->eventfd);
+		pthread_mutex_destroy(&w->lock);
+		pthread_cond_destroy(&w->cond);
+	}
+	free(crew->workers);
+	free(crew);
+}
+
+/* Tell the worker about its new lanes, and wait until it steps exactly those. */
+static void publish(struct worker *w)
+{
+	uint64_t generation = ++w->wanted_generation;
+
+	__atomic_store_n(&w->changed, 1, __ATOMIC_SEQ_CST);
+	wake(w);
+	while (w->started && w->seen_generation < generation)
+		pthread_cond_wait(&w->cond, &w->lock);
+}
+
+int sluice_crew_add(struct sluice_crew *crew, struct sluice_lane *lane)
+{
+	struct worker *best = &crew->workers[0];
+
+	for (uint32_t i = 1; i < crew->worker_count; i++)
+		if (crew->workers[i].wanted_count < best->wanted_count)
+			best = &crew->workers[i];
+	if (best->wanted_count == SLUICE_CREW_LANES_PER_WORKER_MAX)
+		return -ENOSPC;
+	pthread_mutex_lock(&best->lock);
+	best->wanted[best->wanted_count++] = lane;
+	publish(best);
+	pthread_mutex_unlock(&best->lock);
+	return 0;
+}
+
+static bool worker_remove(struct worker *w, struct sluice_lane *lane)
+{
+	bool found = false;
+
+	pthread_mutex_lock(&w->lock);
+	for (uint32_t i = 0; i < w->wanted_count && !found; i++) {
+		if (w->wanted[i] != lane)
+			continue;
+		w->wanted[i] = w->wanted[--w->wanted_count];
+		found = true;
+		publish(w);
+	}
+	pthread_mutex_unlock(&w->lock);
+	return found;
+}
+
+void sluice_crew_remove(struct sluice_crew *crew, struct sluice_lane *lane)
+{
+	uint32_t holders = crew->worker_count > 0 ? crew->worker_count : 1;
+
+	for (uint32_t i = 0; i < holders; i++)
+		if (worker_remove(&crew->workers[i], lane))
+			return;
+}
+
+uint32_t sluice_crew_workers(const struct sluice_crew *crew)
+{
+	return crew->worker_count;
+}
+
+void sluice_crew_stats(
+	struct sluice_crew *crew, uint32_t worker, struct sluice_worker_stats *ret_stats)
+{
+	struct worker *w = &crew->workers[worker];
+	clockid_t clock;
+
+	SLUICE_ASSERT(worker < crew->worker_count);
+	*ret_stats = (struct sluice_worker_stats){
+		.core = __atomic_load_n(&w->core, __ATOMIC_RELAXED),
+		.node = __atomic_load_n(&w->node, __ATOMIC_RELAXED),
+		.sleeps = SLUICE_COUNT_READ(w->sleeps),
+		.lanes = w->wanted_count,
+	};
+	if (pthread_getcpuclockid(w->thread, &clock) == 0)
+		ret_stats->cpu_ns = sluice_clock_read(clock);
+}
+
+bool sluice_crew_step(struct sluice_crew *crew, uint64_t now_ns)
+{
+	struct worker *w = &crew->workers[0];
+
+	SLUICE_ASSERT(crew->worker_count == 0);
+	adopt(w);
+	return step_all(w, now_ns);
+}

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * crew.h: the workers, and which lanes each of them steps.
+ *
+ * A worker is a thread that steps its lanes in turn. With nothing to do it spins for spin_ns,
+ * then yields for yield_ns, then sleeps on what its lanes arm and on its own eventfd; a setting
+ * makes it spin for ever. A crew of 0 workers has no threads: sluice_crew_step() steps all lanes,
+ * which is how the simulation runs the same code.
+ *
+ * Threads: add, remove, destroy and step are for the control thread; wake is for any thread.
+ */
+#ifndef SLUICE_ENGINE_LANE_CREW_H
+#define SLUICE_ENGINE_LANE_CREW_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct sluice_crew;
+struct sluice_lane;
+
+#define SLUICE_CREW_WORKERS_MAX          64
+#define SLUICE_CREW_LANES_PER_WORKER_MAX 128
+
+struct sluice_crew_opts {
+	uint32_t workers; /* 0: stepped by hand */
+	uint64_t spin_ns; /* busy polling before yielding */
+	uint64_t yield_ns; /* yielding before sleeping */
+	bool busy_poll; /* never sleep */
+	const int *cores; /* core per worker, -1: not bound; NULL: none is bound */
+};
+
+struct sluice_worker_stats {
+	uint64_t cpu_ns;
+	int core; /* where it ran last */
+	int node;
+	uint64_t sleeps;
+	uint32_t lanes;
+};
+
+int sluice_crew_create(const struct sluice_crew_opts *opts, struct sluice_crew **ret_crew);
+/* All lanes must have been removed. NULL is allowed. */
+void sluice_crew_destroy(struct sluice_crew *crew);
+
+/* Give a lane to the worker with the fewest lanes. -ENOSPC when all are full. */
+int sluice_crew_add(struct sluice_crew *crew, struct sluice_lane *lane);
+/* Returns when no worker steps the lane any more. A lane that was never added is fine. */
+void sluice_crew_remove(struct sluice_crew *crew, struct sluice_lane *lane);
+/* There may be work: whoever sleeps looks again. */
+void sluice_crew_wake(struct sluice_crew *crew);
+
+uint32_t sluice_crew_workers(const struct sluice_crew *crew);
+void sluice_crew_stats(
+	struct sluice_crew *crew, uint32_t worker, struct sluice_worker_stats *ret_stats);
+/* Crews of 0 workers: step each lane once; true when one was busy. */
+bool sluice_crew_step(struct sluice_crew *crew, uint64_t now_ns);
+
+#endif

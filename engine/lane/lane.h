@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * lane.h: one connection, one window, one step function.
+ *
+ * A source lane takes device segments first and dirty chunks second, cuts them into operations,
+ * and keeps them in a ring until the transport reports them placed. A target lane only carries
+ * messages to the control thread; its transport stores the data.
+ *
+ *   ring:  [head .. sent)  in flight        bytes count against the window
+ *          [sent .. tail)  built, not yet taken by the transport
+ *
+ *   a chunk's tenure:  pop -> take bits -> WRITEs -> ZEROs -> held -> FLUSH completes -> release
+ *
+ * Within one tenure the WRITEs come before the ZEROs and no page is in both; the next tenure
+ * starts behind a FLUSH, hence behind the ZEROs' replies. So no WRITE to a chunk is ever posted
+ * while a ZERO to it is not placed.
+ *
+ * Threads: create, destroy and abandon are for control while no worker steps the lane; step is
+ * for one worker (or the test's scheduler). step never sleeps, locks, allocates, logs or fails:
+ * news for control goes through the mailbox and the wake function.
+ */
+#ifndef SLUICE_ENGINE_LANE_LANE_H
+#define SLUICE_ENGINE_LANE_LANE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <sluice/transport.h>
+
+#include "engine/lane/counters.h"
+#include "engine/lane/mailbox.h"
+
+struct sluice_ledger;
+struct sluice_outbox;
+
+/* Limits of a lane, in one place. */
+#define SLUICE_LANE_DEPTH_MAX    1024 /* ring entries; power of two */
+#define SLUICE_LANE_HELD_MAX     256 /* chunks waiting for a FLUSH; power of two */
+#define SLUICE_LANE_BATCH_OPS    64 /* given to the transport at once */
+#define SLUICE_LANE_BATCH_EVENTS 32
+#define SLUICE_LANE_FLUSH_CHUNKS 16 /* a FLUSH is posted behind so many finished chunks */
+#define SLUICE_LANE_STEP_PAGES   2048 /* looked at in one step, so that steps stay short */
+#define SLUICE_LANE_EXTENT_BYTES (256u << 10) /* longest WRITE; more is cut, so windows move */
+
+/* How a rail reaches the memory of one region; index = region index of the ledger. */
+struct sluice_lane_region {
+	const struct sluice_mem *mem; /* local registration, or NULL */
+	const struct sluice_remote *remote; /* the target's region */
+};
+
+/* Shared by the lanes of a session, constant while they run. NULL fields at a target. */
+struct sluice_lane_work {
+	struct sluice_ledger *ledger;
+	struct sluice_outbox *outbox;
+	const struct sluice_lane_region *regions;
+	const struct sluice_mem *outbox_mem;
+	const struct sluice_remote *staging;
+	/* Tell the control thread to look at mailboxes and at the ledger. Any thread. */
+	void (*wake)(void *ctx);
+	void *wake_ctx;
+	uint32_t gate; /* atomic; nonzero: lanes may take work */
+};
+
+struct sluice_lane_conf {
+	const struct sluice_transport *transport;
+	struct sluice_conn *conn; /* the lane's from create on; closed by destroy */
+	uint32_t lane; /* index in the session */
+	uint32_t epoch;
+	enum sluice_role role;
+	struct sluice_rail_limits limits;
+	uint64_t window_bytes; /* most payload bytes in flight; at least one extent */
+	struct sluice_lane_work *work;
+};
+
+struct sluice_lane;
+
+int sluice_lane_create(const struct sluice_lane_conf *conf, struct sluice_lane **ret_lane);
+void sluice_lane_destroy(struct sluice_lane *lane); /* NULL is allowed */
+
+/* Make progress; true when there was some. */
+bool sluice_lane_step(struct sluice_lane *lane, uint64_t now_ns);
+/* How to sleep until step may have something to do; false: step again at once. */
+bool sluice_lane_arm(struct sluice_lane *lane, struct sluice_arm *ret_arm);
+
+/* Control, after the lane was lost and its worker let it go: everything it had taken and not
+   placed is dirty again. Its chunks stay its own until sluice_ledger_reclaim. */
+void sluice_lane_abandon(struct sluice_lane *lane);
+/* Control, at the target, while no worker steps it: nothing of this lane lands any more. */
+void sluice_lane_fence(struct sluice_lane *lane);
+
+struct sluice_mailbox *sluice_lane_mailbox(struct sluice_lane *lane);
+const struct sluice_lane_counters *sluice_lane_counters(const struct sluice_lane *lane);
+struct sluice_lane_counters *sluice_lane_counters_for_worker(struct sluice_lane *lane);
+/* Bytes that the lane has taken from ledger and outbox and that are not placed yet. Any thread. */
+uint64_t sluice_lane_backlog_bytes(const struct sluice_lane *lane);
+const struct sluice_conn_stats *sluice_lane_conn_stats(const struct sluice_lane *lane);
+
+#endif

@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* lane_set.c: see lane_set.h. */
+#include "engine/lane/lane_set.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "engine/lane/crew.h"
+
+static void add_counters(struct sluice_lane_counters *to, const struct sluice_lane_counters *from)
+{
+#define X(name, help) to->name += SLUICE_COUNT_READ(from->name);
+	SLUICE_LANE_COUNTERS(X)
+#undef X
+}
+
+int sluice_lane_set_open(struct sluice_lane_set *set, uint32_t lane,
+	const struct sluice_ticket *ticket, const char *peer_address, uint64_t deadline_ns,
+	struct sluice_error *err)
+{
+	struct sluice_lane_slot *slot = &set->slots[lane];
+	struct sluice_lane_opts opts = {
+		.role = set->role,
+		.lane = lane,
+		.epoch = slot->epoch + 1,
+		.ticket = *ticket,
+		.peer_address = peer_address,
+		.deadline_ns = deadline_ns,
+	};
+	struct sluice_lane_conf conf = {
+		.transport = set->transport,
+		.lane = lane,
+		.epoch = opts.epoch,
+		.role = set->role,
+		.limits = set->limits,
+		.window_bytes = set->window_bytes,
+		.work = set->work,
+	};
+	int r;
+
+	SLUICE_ASSERT(lane < set->count);
+	SLUICE_ASSERT(slot->standing == SLUICE_LANE_CLOSED);
+	r = set->transport->lane_open(set->rail, &opts, &conf.conn, err);
+	if (r < 0)
+		return r;
+	r = sluice_lane_create(&conf, &slot->lane);
+	if (r < 0) {
+		set->transport->lane_close(conf.conn);
+		return sluice_fail(err, r, "lane", "out of memory");
+	}
+	r = sluice_crew_add(set->crew, slot->lane);
+	if (r < 0) {
+		sluice_lane_destroy(slot->lane);
+		slot->lane = NULL;
+		return sluice_fail(err, r, "lane",
+			"the workers hold as many lanes as they can; use fewer lanes or more "
+			"workers");
+	}
+	slot->epoch = opts.epoch;
+	slot->standing = SLUICE_LANE_CONNECTING;
+	return 0;
+}
+
+void sluice_lane_set_lost(struct sluice_lane_set *set, uint32_t lane)
+{
+	struct sluice_lane_slot *slot = &set->slots[lane];
+
+	SLUICE_ASSERT(slot->lane != NULL);
+	sluice_crew_remove(set->crew, slot->lane);
+	sluice_lane_abandon(slot->lane);
+	slot->losses++;
+	slot->standing = SLUICE_LANE_FENCING;
+}
+
+void sluice_lane_set_close(struct sluice_lane_set *set, uint32_t lane)
+{
+	struct sluice_lane_slot *slot = &set->slots[lane];
+	const struct sluice_conn_stats *conn;
+
+	if (slot->lane == NULL)
+		return;
+	sluice_crew_remove(set->crew, slot->lane);
+	if (set->role == SLUICE_ROLE_TARGET)
+		sluice_lane_fence(slot->lane);
+	add_counters(&slot->past, sluice_lane_counters(slot->lane));
+	conn = sluice_lane_conn_stats(slot->lane);
+	slot->past_conn.bytes_out += SLUICE_COUNT_READ(conn->bytes_out);
+	slot->past_conn.bytes_in += SLUICE_COUNT_READ(conn->bytes_in);
+	slot->past_conn.syscalls_out += SLUICE_COUNT_READ(conn->syscalls_out);
+	slot->past_conn.syscalls_in += SLUICE_COUNT_READ(conn->syscalls_in);
+	sluice_lane_destroy(slot->lane);
+	slot->lane = NULL;
+	slot->standing = SLUICE_LANE_CLOSED;
+}
+
+void sluice_lane_set_close_all(struct sluice_lane_set *set)
+{
+	for (uint32_t lane = 0; lane < set->count; lane++)
+		sluice_lane_set_close(set, lane);
+}
+
+uint32_t sluice_lane_set_standing(
+	const struct sluice_lane_set *set, enum sluice_lane_standing standing)
+{
+	uint32_t count = 0;
+
+	for (uint32_t lane = 0; lane < set->count; lane++)
+		count += set->slots[lane].standing == standing;
+	return count;
+}
+
+uint64_t sluice_lane_set_backlog_bytes(const struct sluice_lane_set *set)
+{
+	uint64_t bytes = 0;
+
+	for (uint32_t lane = 0; lane < set->count; lane++)
+		if (set->slots[lane].lane != NULL)
+			bytes += sluice_lane_backlog_bytes(set->slots[lane].lane);
+	return bytes;
+}
+
+void sluice_lane_set_counters(
+	const struct sluice_lane_set *set, uint32_t lane, struct sluice_lane_counters *ret_counters)
+{
+	*ret_counters = set->slots[lane].past;
+	if (set->slots[lane].lane != NULL)
+		add_counters(ret_counters, sluice_lane_counters(set->slots[lane].lane));
+}
+
+void sluice_lane_set_sum(
+	const struct sluice_lane_set *set, struct sluice_lane_counters *ret_counters)
+{
+	memset(ret_counters, 0, sizeof(*ret_counters));
+	for (uint32_t lane = 0; lane < set->count; lane++) {
+		struct sluice_lane_counters one;
+
+		sluice_lane_set_counters(set, lane, &one);
+		add_counters(ret_counters, &one);
+	}
+}

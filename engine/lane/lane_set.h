@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * lane_set.h: the lanes of one session at one end: opening, losing, fencing, closing, and their
+ * sums. Lanes are numbered from 0; each connection of a lane has the next epoch.
+ *
+ * Threads: the control thread.
+ */
+#ifndef SLUICE_ENGINE_LANE_SET_H
+#define SLUICE_ENGINE_LANE_SET_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <sluice/error.h>
+#include <sluice/transport.h>
+
+#include "engine/lane/counters.h"
+#include "engine/lane/lane.h"
+
+struct sluice_crew;
+
+#define SLUICE_LANES_MAX 128
+
+enum sluice_lane_standing {
+	SLUICE_LANE_CLOSED = 0,
+	SLUICE_LANE_CONNECTING,
+	SLUICE_LANE_ACTIVE,
+	SLUICE_LANE_FENCING, /* lost; its chunks wait for the peer's fence */
+};
+
+struct sluice_lane_slot {
+	enum sluice_lane_standing standing;
+	struct sluice_lane *lane; /* NULL when CLOSED */
+	uint32_t epoch; /* of the current or last connection; 0: none yet */
+	uint32_t losses;
+	struct sluice_lane_counters past; /* of connections that are gone */
+	struct sluice_conn_stats past_conn;
+};
+
+struct sluice_lane_set {
+	const struct sluice_transport *transport;
+	struct sluice_rail *rail;
+	struct sluice_crew *crew;
+	struct sluice_lane_work *work;
+	enum sluice_role role;
+	uint64_t window_bytes; /* per lane */
+	struct sluice_rail_limits limits;
+	uint32_t count;
+	struct sluice_lane_slot slots[SLUICE_LANES_MAX];
+};
+
+/* Open the next connection of a lane that is CLOSED and give it to the crew. */
+int sluice_lane_set_open(struct sluice_lane_set *set, uint32_t lane,
+	const struct sluice_ticket *ticket, const char *peer_address, uint64_t deadline_ns,
+	struct sluice_error *err);
+/* Source: the lane was lost. It is stepped no more, and what was not placed is dirty again. */
+void sluice_lane_set_lost(struct sluice_lane_set *set, uint32_t lane);
+/* Fence (at a target) and free the connection; its counters are kept. */
+void sluice_lane_set_close(struct sluice_lane_set *set, uint32_t lane);
+void sluice_lane_set_close_all(struct sluice_lane_set *set);
+
+uint32_t sluice_lane_set_standing(
+	const struct sluice_lane_set *set, enum sluice_lane_standing standing);
+/* Bytes that lanes have taken and not placed: dirty still, though no longer in the ledger. */
+uint64_t sluice_lane_set_backlog_bytes(const struct sluice_lane_set *set);
+/* Past and present connections of one lane together. */
+void sluice_lane_set_counters(const struct sluice_lane_set *set, uint32_t lane,
+	struct sluice_lane_counters *ret_counters);
+/* All lanes; peaks are added too: that bounds what was in flight at once. */
+void sluice_lane_set_sum(
+	const struct sluice_lane_set *set, struct sluice_lane_counters *ret_counters);
+
+#endif

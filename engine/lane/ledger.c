@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* ledger.c: see ledger.h for the states and who may call what. */
+#include "engine/lane/ledger.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/plant.h"
+
+enum chunk_state { CHUNK_IDLE = 0, CHUNK_QUEUED = 1, CHUNK_OWNED_BY_0 = 2 };
+
+static uint32_t owned_by(uint32_t lane)
+{
+	return CHUNK_OWNED_BY_0 + lane;
+}
+
+static int region_init(struct sluice_ledger_region *region, const struct sluice_ledger_span *span,
+	uint32_t first_chunk)
+{
+	uint64_t bytes;
+
+	SLUICE_ASSERT(sluice_is_aligned(span->len_bytes, SLUICE_PAGE_BYTES));
+	region->base = span->base;
+	region->pages = span->len_bytes >> SLUICE_PAGE_SHIFT;
+	region->first_chunk = first_chunk;
+	region->chunks = (uint32_t)sluice_div_up(span->len_bytes, SLUICE_CHUNK_BYTES);
+	bytes = region->chunks * SLUICE_CHUNK_WORDS * sizeof(uint64_t);
+	region->dirty = aligned_alloc(SLUICE_CACHE_LINE, bytes);
+	region->maybe_nonzero = aligned_alloc(SLUICE_CACHE_LINE, bytes);
+	if (region->dirty == NULL || region->maybe_nonzero == NULL)
+		return -ENOMEM;
+	memset(region->dirty, 0, bytes);
+	memset(region->maybe_nonzero, 0xff, bytes);
+	return 0;
+}
+
+static int chunks_init(struct sluice_ledger *ledger)
+{
+	ledger->chunks = calloc(ledger->chunk_count + 1, sizeof(*ledger->chunks));
+	if (ledger->chunks == NULL)
+		return -ENOMEM;
+	for (uint32_t r = 0; r < ledger->region_count; r++) {
+		const struct sluice_ledger_region *region = &ledger->regions[r];
+
+		for (uint32_t c = 0; c < region->chunks; c++)
+			ledger->chunks[region->first_chunk + c].region = r;
+	}
+	for (int heat = 0; heat < SLUICE_LEDGER_HEATS; heat++) {
+		int r = sluice_queue_init(&ledger->queues[heat], ledger->chunk_count);
+
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+int sluice_ledger_create(
+	const struct sluice_ledger_span *spans, uint32_t count, struct sluice_ledger **ret_ledger)
+{
+	struct sluice_ledger *ledger = aligned_alloc(
+		SLUICE_CACHE_LINE, sluice_align_up(sizeof(*ledger), SLUICE_CACHE_LINE));
+	int r = -ENOMEM;
+
+	if (ledger == NULL)
+		return r;
+	memset(ledger, 0, sizeof(*ledger));
+	ledger->regions = calloc(count + 1, sizeof(*ledger->regions));
+	if (ledger->regions == NULL)
+		goto out_destroy;
+	ledger->region_count = count;
+	for (uint32_t i = 0; i < count; i++) {
+		r = region_init(&ledger->regions[i], &spans[i], ledger->chunk_count);
+		if (r < 0)
+			goto out_destroy;
+		ledger->chunk_count += ledger->regions[i].chunks;
+	}
+	r = chunks_init(ledger);
+	if (r < 0)
+		goto out_destroy;
+	*ret_ledger = ledger;
+	return 0;
+
+out_destroy:
+	sluice_ledger_destroy(ledger);
+	return r;
+}
+
+void sluice_ledger_destroy(struct sluice_ledger *ledger)
+{
+	if (ledger == NULL)
+		return;
+	for (int heat = 0; heat < SLUICE_LEDGER_HEATS; heat++)
+		sluice_queue_fini(&ledger->queues[heat]);
+	for (uint32_t i = 0; i < ledger->region_count; i++) {
+		free(ledger->regions[i].dirty);
+		free(ledger->regions[i].maybe_nonzero);
+	}
+	free(ledger->chunks);
+	free(ledger->regions);
+	free(ledger);
+}
+
+/*
+ * Queue an IDLE chunk that has dirty bits. The bits were set before and the state is read after,
+ * both sequentially consistent, and release does it the other way round: either we see IDLE and
+ * queue the chunk, or its owner sees our bits. `outstanding` rises before the chunk can be seen
+ * as queued, so it is never too small.
+ */
+static void offer(struct sluice_ledger *ledger, uint32_t chunk)
+{
+	struct sluice_ledger_chunk *entry = &ledger->chunks[chunk];
+	uint32_t idle = CHUNK_IDLE;
+
+	if (__atomic_load_n(&entry->state, __ATOMIC_SEQ_CST) != CHUNK_IDLE)
+		return;
+	__atomic_fetch_add(&ledger->outstanding, 1, __ATOMIC_SEQ_CST);
+	if (__atomic_compare_exchange_n(
+		    &entry->state, &idle, CHUNK_QUEUED, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+		sluice_queue_push(&ledger->queues[entry->heat], chunk);
+	else
+		__atomic_fetch_sub(&ledger->outstanding, 1, __ATOMIC_SEQ_CST);
+}
+
+static uint32_t set_dirty(struct sluice_ledger *ledger, uint64_t *word, uint64_t bits)
+{
+	uint64_t old = __atomic_fetch_or(word, bits, __ATOMIC_SEQ_CST);
+	uint32_t fresh = (uint32_t)__builtin_popcountll(bits & ~old);
+
+	if (fresh != 0)
+		__atomic_fetch_add(&ledger->pages_dirty, fresh, __ATOMIC_RELAXED);
+	return fresh;
+}
+
+uint32_t sluice_ledger_mark(
+	struct sluice_ledger *ledger, uint32_t region, uint64_t word, uint64_t bits)
+{
+	struct sluice_ledger_region *r = &ledger->regions[region];
+	uint32_t fresh;
+
+	SLUICE_ASSERT(word < r->chunks * SLUICE_CHUNK_WORDS);
+	if (bits == 0)
+		return 0;
+	fresh = set_dirty(ledger, &r->dirty[word], bits);
+	offer(ledger, r->first_chunk + (uint32_t)(word / SLUICE_CHUNK_WORDS));
+	return fresh;
+}
+
+void sluice_ledger_mark_pages(
+	struct sluice_ledger *ledger, uint32_t region, uint64_t first, uint64_t count)
+{
+	uint64_t pages = ledger->regions[region].pages;
+	uint64_t end =
+		first >= pages ? first : first + (count < pages - first ? count : pages - first);
+
+	while (first < end) {
+		uint64_t in_word = first % SLUICE_WORD_PAGES;
+		uint64_t n = SLUICE_WORD_PAGES - in_word;
+		uint64_t bits;
+
+		if (n > end - first)
+			n = end - first;
+		bits = (n == SLUICE_WORD_PAGES ? UINT64_MAX : (1ull << n) - 1) << in_word;
+		sluice_ledger_mark(ledger, region, first / SLUICE_WORD_PAGES, bits);
+		first += n;
+	}
+}
+
+bool sluice_ledger_pop(struct sluice_ledger *ledger, uint32_t lane, uint32_t *ret_chunk)
+{
+	for (int heat = 0; heat < SLUICE_LEDGER_HEATS; heat++) {
+		uint32_t chunk, old;
+
+		if (!sluice_queue_pop(&ledger->queues[heat], &chunk))
+			continue;
+		old = __atomic_exchange_n(
+			&ledger->chunks[chunk].state, owned_by(lane), __ATOMIC_ACQ_REL);
+		SLUICE_ASSERT(old == CHUNK_QUEUED);
+		*ret_chunk = chunk;
+		return true;
+	}
+	return false;
+}
+
+uint32_t sluice_ledger_take(
+	struct sluice_ledger *ledger, uint32_t chunk, uint64_t ret_bits[SLUICE_CHUNK_WORDS])
+{
+	struct sluice_ledger_region *region = sluice_ledger_region_of(ledger, chunk);
+	uint64_t *words = sluice_ledger_words(ledger, chunk, region->dirty);
+	uint32_t pages = 0;
+
+	for (uint32_t i = 0; i < SLUICE_CHUNK_WORDS; i++) {
+		/* Acquire pairs with the release of whoever set the bit: what was dirtied before
+		   is read afterwards. The bit goes before the content is read, never after. */
+		if (SLUICE_PLANTED(CLEAR_AFTER_READ))
+			ret_bits[i] = __atomic_load_n(&words[i], __ATOMIC_ACQUIRE);
+		else
+			ret_bits[i] = __atomic_exchange_n(&words[i], 0, __ATOMIC_ACQ_REL);
+		pages += (uint32_t)__builtin_popcountll(ret_bits[i]);
+	}
+	if (!SLUICE_PLANTED(CLEAR_AFTER_READ))
+		__atomic_fetch_sub(&ledger->pages_dirty, pages, __ATOMIC_RELAXED);
+	return pages;
+}
+
+void sluice_ledger_put_back(
+	struct sluice_ledger *ledger, uint32_t chunk, uint32_t first_page, uint32_t pages)
+{
+	struct sluice_ledger_region *region = sluice_ledger_region_of(ledger, chunk);
+	uint64_t *words = sluice_ledger_words(ledger, chunk, region->dirty);
+
+	SLUICE_ASSERT(first_page + pages <= SLUICE_CHUNK_PAGES);
+	for (uint32_t page = first_page; page < first_page + pages; page++)
+		set_dirty(ledger, &words[page / SLUICE_WORD_PAGES],
+			1ull << (page % SLUICE_WORD_PAGES));
+}
+
+static bool chunk_has_dirty(const struct sluice_ledger *ledger, uint32_t chunk)
+{
+	struct sluice_ledger_region *region = sluice_ledger_region_of(ledger, chunk);
+	uint64_t *words = sluice_ledger_words(ledger, chunk, region->dirty);
+
+	for (uint32_t i = 0; i < SLUICE_CHUNK_WORDS; i++)
+		if (__atomic_load_n(&words[i], __ATOMIC_SEQ_CST) != 0)
+			return true;
+	return false;
+}
+
+/* The planted mistake: what was dirtied since the read is forgotten. */
+static void clear_late(struct sluice_ledger *ledger, uint32_t chunk)
+{
+	struct sluice_ledger_region *region = sluice_ledger_region_of(ledger, chunk);
+	uint64_t *words = sluice_ledger_words(ledger, chunk, region->dirty);
+
+	for (uint32_t i = 0; i < SLUICE_CHUNK_WORDS; i++) {
+		uint64_t bits = __atomic_exchange_n(&words[i], 0, __ATOMIC_ACQ_REL);
+
+		__atomic_fetch_sub(&ledger->pages_dirty, (uint64_t)__builtin_popcountll(bits),
+			__ATOMIC_RELAXED);
+	}
+}
+
+void sluice_ledger_release(struct sluice_ledger *ledger, uint32_t chunk, uint32_t lane)
+{
+	struct sluice_ledger_chunk *entry = &ledger->chunks[chunk];
+	bool dirty;
+
+	if (SLUICE_PLANTED(CLEAR_AFTER_READ))
+		clear_late(ledger, chunk);
+	dirty = chunk_has_dirty(ledger, chunk);
+	SLUICE_ASSERT(__atomic_load_n(&entry->state, __ATOMIC_RELAXED) == owned_by(lane));
+	/* Dirtied again while it was being sent: hotter. Sent and still clean: cooler. */
+	if (dirty && entry->heat < SLUICE_LEDGER_HEATS - 1)
+		entry->heat++;
+	else if (!dirty && entry->heat > 0)
+		entry->heat--;
+	__atomic_store_n(&entry->state, CHUNK_IDLE, __ATOMIC_SEQ_CST);
+	if (chunk_has_dirty(ledger, chunk))
+		offer(ledger, chunk);
+	__atomic_fetch_sub(&ledger->outstanding, 1, __ATOMIC_SEQ_CST);
+}
+
+uint32_t sluice_ledger_reclaim(struct sluice_ledger *ledger, uint32_t lane)
+{
+	uint32_t count = 0;
+
+	for (uint32_t chunk = 0; chunk < ledger->chunk_count; chunk++) {
+		if (__atomic_load_n(&ledger->chunks[chunk].state, __ATOMIC_ACQUIRE) !=
+			owned_by(lane))
+			continue;
+		sluice_ledger_release(ledger, chunk, lane);
+		count++;
+	}
+	return count;
+}

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * region.h: guest memory as the engine holds it: the descriptor, the mapping, the pin, and the
+ * rail's registration. A pin and a registration live as long as the region, not as long as a
+ * migration.
+ *
+ * Threads: the control thread only. Lanes read the mapping through the ledger.
+ */
+#ifndef SLUICE_ENGINE_MEMORY_REGION_H
+#define SLUICE_ENGINE_MEMORY_REGION_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include <sluice/error.h>
+
+#define SLUICE_REGIONS_MAX      64
+#define SLUICE_REGION_ID_BYTES  64 /* with the final NUL */
+#define SLUICE_REGION_BYTES_MAX (64ull << 40) /* 64 TiB */
+
+enum sluice_pin {
+	SLUICE_PIN_NONE, /* the kernel may swap; for tests and unprivileged trials */
+	SLUICE_PIN_ONFAULT, /* mlock2(MLOCK_ONFAULT): what is touched stays, holes stay holes */
+};
+
+struct sluice_region {
+	uint32_t wire_id; /* unique over the engine's life; names it on lanes */
+	char id[SLUICE_REGION_ID_BYTES];
+	int fd; /* our own open file description */
+	dev_t dev;
+	ino_t ino;
+	uint64_t fd_offset, len_bytes, gpa;
+	uint64_t backing_page_bytes;
+	uint8_t *base; /* shared read-write mapping of the range */
+	bool guarded; /* the file may shrink: reads go through the SIGBUS guard */
+	struct sluice_bitmap_feed *feed;
+	struct sluice_mem *mem; /* with the engine's rail; NULL until registered */
+};
+
+struct sluice_memory {
+	struct sluice_region *regions[SLUICE_REGIONS_MAX]; /* sorted by id: both ends agree */
+	uint32_t count;
+	uint32_t next_wire_id;
+	enum sluice_pin pin;
+	uint64_t pages_pinned; /* ever asked for: grows only when something is pinned anew */
+	uint64_t pin_ns; /* time spent pinning */
+};
+
+struct sluice_region_opts {
+	const char *id;
+	int fd; /* borrowed */
+	uint64_t fd_offset, len_bytes, gpa;
+};
+
+/* Map, check seals, and pin a range. Every refusal says what to change. */
+int sluice_memory_add(struct sluice_memory *memory, const struct sluice_region_opts *opts,
+	struct sluice_region **ret_region, struct sluice_error *err);
+/* The region's registration with a rail must be gone. */
+void sluice_memory_remove(struct sluice_memory *memory, struct sluice_region *region);
+void sluice_memory_clear(struct sluice_memory *memory);
+struct sluice_region *sluice_memory_find(const struct sluice_memory *memory, const char *id);
+uint64_t sluice_memory_bytes(const struct sluice_memory *memory);
+
+/* Call @fn for each range of the region that may hold data; the gaps are holes of the file, that
+   is zeros. Offsets are bytes from the region's start. Where the file cannot tell: one range. */
+void sluice_region_for_each_data(const struct sluice_region *region,
+	void (*fn)(void *ctx, uint64_t offset, uint64_t len_bytes), void *ctx);
+
+/* True when a file of these regions shrank under us: what was read since is not the guest's. */
+bool sluice_memory_is_lost(const struct sluice_memory *memory);
+
+#endif

@@ -1,0 +1,761 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * migration.c: sessions in a real engine: starting them, and the world they see (struct
+ * sluice_session_env): peer link, VMM socket, device threads, records. Control thread.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "base/assert.h"
+#include "base/clock.h"
+#include "engine/engine.h"
+#include "engine/peer/messages.h"
+
+#define RAIL_STEP_NS         (100 * SLUICE_NS_PER_MS)
+#define STRANGER_DEADLINE_NS (5 * SLUICE_NS_PER_S)
+
+/* ---- the world of a session ---- */
+
+static uint64_t env_now_ns(void *ctx)
+{
+	(void)ctx;
+	return sluice_now_ns();
+}
+
+static void env_peer_send(void *ctx, json_t *message)
+{
+	struct sluice_engine *engine = ctx;
+
+	if (engine->link != NULL)
+		sluice_link_send(engine->link, message);
+	else
+		json_decref(message);
+}
+
+static void env_vmm_event(void *ctx, const char *name, json_t *data)
+{
+	struct sluice_engine *engine = ctx;
+
+	sluice_server_event(engine->server, name, data);
+}
+
+static enum sluice_record_side side(const struct sluice_engine *engine)
+{
+	return engine->source != NULL ? SLUICE_RECORD_SOURCE : SLUICE_RECORD_TARGET;
+}
+
+static int env_decide(void *ctx, const char *session, enum sluice_decision decision,
+	enum sluice_decision *ret_decision, struct sluice_error *err)
+{
+	struct sluice_engine *engine = ctx;
+
+	/* A guest without a VMM cannot run here; not committed, it runs on at the source. */
+	if (decision == SLUICE_COMMITTED && engine->target != NULL &&
+		!sluice_server_vmm_is_there(engine->server))
+		return sluice_fail(err, -EPIPE, "commit", "the target's VMM is gone");
+	/* Once a commit may be on record, the memory is a guest's until migrate-incoming. */
+	if (decision == SLUICE_COMMITTED)
+		engine->awaits_guest = false;
+	return sluice_record_decide(
+		engine->config.runtime_dir, side(engine), session, decision, ret_decision, err);
+}
+
+static void env_for_each_data(void *ctx, uint32_t region, sluice_data_fn *fn, void *fn_ctx)
+{
+	struct sluice_engine *engine = ctx;
+
+	sluice_region_for_each_data(engine->memory.regions[region], fn, fn_ctx);
+}
+
+static bool env_memory_lost(void *ctx)
+{
+	struct sluice_engine *engine = ctx;
+
+	return sluice_memory_is_lost(&engine->memory);
+}
+
+static int env_device_start(void *ctx, uint32_t device, int fd, struct sluice_error *err)
+{
+	struct sluice_engine *engine = ctx;
+
+	if (engine->source != NULL)
+		return sluice_streams_read(
+			engine->streams, sluice_source_outbox(engine->source), device, fd, err);
+	return sluice_streams_write(engine->streams, engine->inbox, device, fd, err);
+}
+
+static int env_segment_announced(
+	void *ctx, const struct sluice_announce *announce, struct sluice_error *err)
+{
+	struct sluice_engine *engine = ctx;
+
+	return sluice_streams_announced(engine->streams, engine->inbox, announce, err);
+}
+
+static void link_up(void *ctx);
+static void link_message(void *ctx, const json_t *message);
+static void link_down(void *ctx, const char *why);
+
+static const struct sluice_link_handlers link_handlers = {
+	.up = link_up, .message = link_message, .down = link_down};
+
+static int connect_peer(struct sluice_engine *engine, struct sluice_error *err)
+{
+	struct sluice_link_handlers handlers = link_handlers;
+
+	handlers.ctx = engine;
+	sluice_link_close(engine->link);
+	engine->link = NULL;
+	return sluice_link_connect(engine->loop, engine->peer_uri, &handlers, &engine->link, err);
+}
+
+static void env_peer_reconnect(void *ctx)
+{
+	struct sluice_engine *engine = ctx;
+	struct sluice_error err = {0};
+
+	if (connect_peer(engine, &err) < 0)
+		sluice_source_peer_lost(engine->source, err.text);
+}
+
+static const struct sluice_session_env engine_env = {
+	.now_ns = env_now_ns,
+	.peer_send = env_peer_send,
+	.peer_reconnect = env_peer_reconnect,
+	.vmm_event = env_vmm_event,
+	.decide = env_decide,
+	.for_each_data = env_for_each_data,
+	.memory_lost = env_memory_lost,
+	.device_start = env_device_start,
+	.segment_announced = env_segment_announced,
+};
+
+/* ---- from any thread ---- */
+
+static void wake(void *ctx)
+{
+	struct sluice_engine *engine = ctx;
+
+	sluice_loop_wake(engine->loop);
+}
+
+static void wake_lanes(void *ctx)
+{
+	struct sluice_engine *engine = ctx;
+
+	sluice_crew_wake(engine->crew);
+}
+
+/* ---- device threads ---- */
+
+static void slot_loaded(void *ctx, uint32_t slot)
+{
+	struct sluice_engine *engine = ctx;
+
+	if (engine->target != NULL)
+		sluice_target_segment_loaded(engine->target, slot);
+}
+
+static void device_done(void *ctx, uint32_t device, int code)
+{
+	struct sluice_engine *engine = ctx;
+
+	if (engine->source != NULL)
+		sluice_source_device_read(engine->source, device, code);
+	else if (engine->target != NULL)
+		sluice_target_device_written(engine->target, device, code);
+}
+
+/* ---- beginning and end ---- */
+
+void sluice_engine_session_clear(struct sluice_engine *engine)
+{
+	SLUICE_ASSERT(engine->source == NULL || engine->target == NULL);
+	sluice_streams_destroy(engine->streams); /* before the boxes its threads use */
+	engine->streams = NULL;
+	sluice_source_destroy(engine->source);
+	engine->source = NULL;
+	sluice_target_destroy(engine->target);
+	engine->target = NULL;
+	sluice_crew_destroy(engine->crew);
+	engine->crew = NULL;
+	if (engine->staging != NULL)
+		engine->transport->mem_unregister(engine->staging);
+	engine->staging = NULL;
+	sluice_inbox_destroy(engine->inbox);
+	engine->inbox = NULL;
+	sluice_link_close(engine->link);
+	engine->link = NULL;
+}
+
+struct sluice_policy_conf sluice_engine_policy(const struct sluice_engine *engine)
+{
+	const struct sluice_config *c = &engine->config;
+
+	return (struct sluice_policy_conf){
+		.downtime_limit_ns = c->downtime_limit_ns,
+		.sync_interval_ns = c->sync_interval_ns,
+		.throttle = c->throttle,
+		.throttle_after_ns = c->throttle_after_ns,
+		.throttle_initial_percent = c->throttle_initial_percent,
+		.throttle_step_percent = c->throttle_step_percent,
+	};
+}
+
+static uint32_t choose_workers(const struct sluice_engine *engine, uint32_t lanes)
+{
+	long cores = sysconf(_SC_NPROCESSORS_ONLN);
+	uint32_t workers = (uint32_t)engine->config.workers;
+
+	if (workers == 0)
+		workers = cores > 2 ? (uint32_t)cores / 2 : (uint32_t)(cores > 0 ? cores : 1);
+	if (workers > lanes)
+		workers = lanes;
+	return workers < SLUICE_CREW_WORKERS_MAX ? workers : SLUICE_CREW_WORKERS_MAX;
+}
+
+static int make_crew(struct sluice_engine *engine, uint32_t lanes, struct sluice_error *err)
+{
+	struct sluice_crew_opts opts = {
+		.workers = choose_workers(engine, lanes),
+		.spin_ns = engine->config.spin_ns,
+		.yield_ns = engine->config.yield_ns,
+		.busy_poll = engine->config.busy_poll,
+	};
+	int r = sluice_crew_create(&opts, &engine->crew);
+
+	return r < 0 ? sluice_fail(err, r, "workers", "%u workers cannot be started: %s",
+			       opts.workers, strerror(-r))
+		     : 0;
+}
+
+static int make_streams(struct sluice_engine *engine, struct sluice_error *err)
+{
+	struct sluice_stream_handlers handlers = {.wake = wake,
+		.lanes_wake = wake_lanes,
+		.slot_loaded = slot_loaded,
+		.device_done = device_done,
+		.ctx = engine};
+	int r = sluice_streams_create(&handlers, &engine->streams);
+
+	return r < 0 ? sluice_fail(err, r, "devices", "%s", strerror(-r)) : 0;
+}
+
+/* What source and target have in common. */
+static int begin(struct sluice_engine *engine, uint32_t lanes, struct sluice_session_conf *conf,
+	struct sluice_error *err)
+{
+	int r;
+
+	for (uint32_t i = 0; i < engine->memory.count; i++) {
+		const struct sluice_region *r_ = engine->memory.regions[i];
+
+		engine->regions[i] = (struct sluice_session_region){.id = r_->id,
+			.gpa = r_->gpa,
+			.len_bytes = r_->len_bytes,
+			.page_bytes = r_->backing_page_bytes,
+			.base = r_->base,
+			.mem = r_->mem,
+			.feed = r_->feed};
+	}
+	engine->pages_pinned_before = engine->memory.pages_pinned;
+	r = sluice_record_prepare(engine->config.runtime_dir, err);
+	if (r == 0)
+		r = make_crew(engine, lanes, err);
+	if (r == 0)
+		r = make_streams(engine, err);
+	*conf = (struct sluice_session_conf){
+		.transport = engine->transport,
+		.rail = engine->rail,
+		.rail_address = engine->rail_address,
+		.crew = engine->crew,
+		.lanes = lanes,
+		.memory_budget_bytes = engine->config.memory_budget_bytes,
+		.peer_timeout_ns = engine->config.peer_timeout_ns,
+		.setup_timeout_ns = engine->config.setup_timeout_ns,
+		.switchover_timeout_ns = engine->config.switchover_timeout_ns,
+		.policy = sluice_engine_policy(engine),
+		.regions = engine->regions,
+		.region_count = engine->memory.count,
+		.wake = wake,
+		.wake_ctx = engine,
+	};
+	memcpy(conf->instance, engine->instance, sizeof(conf->instance));
+	return r;
+}
+
+static int check_idle(struct sluice_engine *engine, const char *command, struct sluice_error *err)
+{
+	if (sluice_engine_is_busy(engine))
+		return sluice_fail(err, -EBUSY, command,
+			"a migration is running; wait for it or migrate_cancel");
+	if (engine->memory.count == 0)
+		return sluice_fail(err, -EINVAL, command,
+			"there is no guest memory; the VMM adds it with memory-add");
+	return 0;
+}
+
+static int check_feeds(struct sluice_engine *engine, struct sluice_error *err)
+{
+	for (uint32_t i = 0; i < engine->memory.count; i++)
+		if (engine->memory.regions[i]->feed == NULL)
+			return sluice_fail(err, -EINVAL, "migrate",
+				"region \"%s\" has no feed: nobody says which of its pages become "
+				"dirty; the VMM adds one with feed-add",
+				engine->memory.regions[i]->id);
+	return 0;
+}
+
+int sluice_engine_migrate(struct sluice_engine *engine, const char *uri, struct sluice_error *err)
+{
+	struct sluice_session_env env = engine_env;
+	struct sluice_session_conf conf;
+	uint8_t id[16];
+	int r = check_idle(engine, "migrate", err);
+
+	if (r == 0)
+		r = check_feeds(engine, err);
+	if (r < 0)
+		return r;
+	sluice_engine_session_clear(engine);
+	engine->awaits_guest = false; /* the guest is here, whatever becomes of this */
+	if (getrandom(id, sizeof(id), 0) != sizeof(id))
+		return sluice_fail(err, -EIO, "migrate", "no random bytes for a session id");
+	for (size_t i = 0; i < sizeof(id); i++)
+		snprintf(engine->session + 2 * i, 3, "%02x", id[i]);
+	r = begin(engine, (uint32_t)engine->config.lanes, &conf, err);
+	if (r == 0) {
+		env.ctx = engine;
+		memcpy(conf.session, engine->session, sizeof(conf.session));
+		snprintf(engine->peer_uri, sizeof(engine->peer_uri), "%s", uri);
+		r = connect_peer(engine, err);
+	}
+	if (r == 0)
+		r = sluice_source_create(&conf, &env, &engine->source);
+	if (r < 0) {
+		sluice_fail(err, r, "migrate", "%s", strerror(-r));
+		sluice_engine_session_clear(engine);
+		return r;
+	}
+	sluice_engine_tick(engine, sluice_now_ns());
+	return 0;
+}
+
+/* ---- waiting for a source ---- */
+
+static void on_rail(void *ctx, uint32_t events)
+{
+	struct sluice_engine *engine = ctx;
+
+	(void)events;
+	engine->transport->rail_step(engine->rail, sluice_now_ns());
+}
+
+static void on_rail_timer(void *ctx, uint64_t now_ns)
+{
+	struct sluice_engine *engine = ctx;
+
+	engine->transport->rail_step(engine->rail, now_ns);
+	/* Only while lanes may still be coming: an idle engine has no timer. */
+	sluice_timer_set(
+		engine->rail_timer, engine->target != NULL && !sluice_target_is_over(engine->target)
+					    ? now_ns + RAIL_STEP_NS
+					    : SLUICE_NEVER);
+}
+
+static int listen_rail(struct sluice_engine *engine, struct sluice_error *err)
+{
+	int fd, r;
+
+	if (engine->rail_address[0] != '\0')
+		return 0;
+	r = engine->transport->rail_listen(engine->rail, engine->rail_address, err);
+	if (r < 0) {
+		engine->rail_address[0] = '\0';
+		return r;
+	}
+	if (engine->rail_timer == NULL)
+		r = sluice_timer_add(engine->loop, on_rail_timer, engine, &engine->rail_timer);
+	fd = engine->transport->rail_fd(engine->rail);
+	if (r == 0 && fd >= 0)
+		r = sluice_watch_add(
+			engine->loop, fd, EPOLLIN, on_rail, engine, &engine->rail_watch);
+	if (r < 0)
+		engine->rail_address[0] = '\0';
+	return r < 0 ? sluice_fail(err, r, "rail", "%s", strerror(-r)) : 0;
+}
+
+static void stranger_gone(struct sluice_stranger *stranger)
+{
+	sluice_link_close(stranger->link);
+	stranger->link = NULL;
+}
+
+static void stranger_down(void *ctx, const char *why)
+{
+	(void)why;
+	stranger_gone(ctx);
+}
+
+static void refuse(struct sluice_link *link, const char *text)
+{
+	sluice_link_send(link, json_pack("{s:s, s:s}", "type", "refuse", "error", text));
+}
+
+static int make_staging(struct sluice_engine *engine, struct sluice_error *err)
+{
+	const struct sluice_config *c = &engine->config;
+	struct sluice_span span;
+	int r;
+
+	if (c->device_slot_bytes % 4096 != 0)
+		return sluice_fail(err, -EINVAL, "device-slot-size",
+			"device-slot-size must be a multiple of 4 KiB");
+	r = sluice_inbox_create(
+		(uint32_t)c->device_slots, (uint32_t)c->device_slot_bytes, &engine->inbox);
+	if (r < 0)
+		return sluice_fail(err, r, "device-slots", "out of memory");
+	span = (struct sluice_span){.id = ++engine->memory.next_wire_id,
+		.addr = engine->inbox->pool,
+		.len_bytes = c->device_slots * c->device_slot_bytes};
+	return engine->transport->mem_register(
+		engine->rail, &span, SLUICE_ACCESS_REMOTE_WRITE, &engine->staging, err);
+}
+
+/* A session that was decided here once cannot come again. */
+static int check_fresh(struct sluice_engine *engine, const char *session, struct sluice_error *err)
+{
+	enum sluice_decision decision;
+	int r = sluice_record_read(
+		engine->config.runtime_dir, SLUICE_RECORD_TARGET, session, &decision, err);
+
+	if (r == 0 && decision != SLUICE_UNDECIDED)
+		r = sluice_fail_scope(err, SLUICE_SCOPE_SESSION, -EEXIST, "hello",
+			"session %s was %s here before; start a new one", session,
+			sluice_decision_name(decision));
+	return r;
+}
+
+static int accept_source(
+	struct sluice_engine *engine, const json_t *hello, struct sluice_error *err)
+{
+	const char *session = json_string_value(json_object_get(hello, "session"));
+	uint32_t lanes = (uint32_t)json_integer_value(json_object_get(hello, "lanes"));
+	struct sluice_session_env env = engine_env;
+	struct sluice_session_conf conf;
+	int r;
+
+	r = check_fresh(engine, session, err);
+	if (r == 0)
+		r = begin(engine, lanes, &conf, err);
+	if (r == 0)
+		r = make_staging(engine, err);
+	if (r < 0)
+		return r;
+	conf.inbox = engine->inbox;
+	conf.staging = engine->staging;
+	snprintf(engine->session, sizeof(engine->session), "%s", session);
+	env.ctx = engine;
+	return sluice_target_create(&conf, &env, hello, &engine->target, err);
+}
+
+/* The listener stays after a commit, for questions. But then a guest runs in this memory. */
+static int check_awaits(struct sluice_engine *engine, struct sluice_error *err)
+{
+	int r = check_idle(engine, "hello", err);
+
+	if (r == 0 && !engine->awaits_guest)
+		r = sluice_fail(err, -EPERM, "hello",
+			"the target's engine does not wait for a guest; its VMM says so with "
+			"migrate-incoming");
+	return r;
+}
+
+static void hello(struct sluice_stranger *stranger, const json_t *message)
+{
+	struct sluice_link_handlers handlers = link_handlers;
+	struct sluice_engine *engine = stranger->engine;
+	struct sluice_link *link = stranger->link;
+	struct sluice_error err = {0};
+
+	stranger->link = NULL;
+	if (check_awaits(engine, &err) < 0) {
+		refuse(link, err.text);
+		sluice_link_close(link);
+		return;
+	}
+	/* The welcome is sent from inside: the link must be the engine's by then. */
+	sluice_engine_session_clear(engine);
+	handlers.ctx = engine;
+	sluice_link_set_handlers(link, &handlers);
+	engine->link = link;
+	if (accept_source(engine, message, &err) < 0) {
+		refuse(link, err.text);
+		sluice_engine_session_clear(engine);
+		return;
+	}
+	sluice_timer_set(engine->rail_timer, sluice_now_ns());
+	sluice_engine_tick(engine, sluice_now_ns());
+}
+
+/*
+ * A source (or its successor) asks about a session. If it is the one that waits here prepared,
+ * the link becomes that session's. Otherwise the record answers, and what is undecided is burnt.
+ */
+static void resolve(struct sluice_stranger *stranger, const json_t *message)
+{
+	struct sluice_engine *engine = stranger->engine;
+	const char *session = json_string_value(json_object_get(message, "session"));
+	enum sluice_decision decision = SLUICE_UNDECIDED;
+	struct sluice_error err = {0};
+
+	if (engine->target != NULL && strcmp(session, sluice_target_session(engine->target)) == 0) {
+		struct sluice_link_handlers handlers = link_handlers;
+
+		handlers.ctx = engine;
+		sluice_link_close(engine->link);
+		engine->link = stranger->link;
+		stranger->link = NULL;
+		sluice_link_set_handlers(engine->link, &handlers);
+		sluice_target_peer_back(engine->target);
+		sluice_target_peer_message(engine->target, message);
+		return;
+	}
+	if (sluice_record_decide(engine->config.runtime_dir, SLUICE_RECORD_TARGET, session,
+		    SLUICE_ABORTED, &decision, &err) == 0)
+		sluice_link_send(stranger->link,
+			json_pack("{s:s, s:s, s:s}", "type", "decision", "session", session,
+				"decision", sluice_decision_name(decision)));
+	stranger_gone(stranger);
+}
+
+static void stranger_message(void *ctx, const json_t *message)
+{
+	struct sluice_stranger *stranger = ctx;
+	const char *type = sluice_peer_type(message);
+
+	if (strcmp(type, "hello") == 0) {
+		hello(stranger, message);
+	} else if (strcmp(type, "resolve") == 0) {
+		resolve(stranger, message);
+	} else {
+		refuse(stranger->link, "a session begins with hello");
+		stranger_gone(stranger);
+	}
+}
+
+static void on_peer_accepted(void *ctx, int fd)
+{
+	struct sluice_engine *engine = ctx;
+	struct sluice_link_handlers handlers = {.message = stranger_message, .down = stranger_down};
+	uint64_t now_ns = sluice_now_ns();
+
+	for (size_t i = 0; i < SLUICE_STRANGERS_MAX; i++) {
+		struct sluice_stranger *stranger = &engine->strangers[i];
+
+		if (stranger->link != NULL && now_ns > stranger->deadline_ns)
+			stranger_gone(stranger);
+		if (stranger->link != NULL)
+			continue;
+		handlers.ctx = stranger;
+		stranger->engine = engine;
+		stranger->deadline_ns = now_ns + STRANGER_DEADLINE_NS;
+		if (sluice_link_adopt(engine->loop, fd, &handlers, &stranger->link) < 0)
+			stranger->link = NULL;
+		return;
+	}
+	close(fd);
+}
+
+int sluice_engine_incoming(struct sluice_engine *engine, const char *uri, struct sluice_error *err)
+{
+	int r = check_idle(engine, "migrate-incoming", err);
+
+	if (r == 0)
+		r = listen_rail(engine, err);
+	if (r < 0)
+		return r;
+	sluice_link_unlisten(engine->listener);
+	engine->listener = NULL;
+	r = sluice_link_listen(engine->loop, uri, on_peer_accepted, engine, engine->listen_uri,
+		&engine->listener, err);
+	engine->awaits_guest = r == 0;
+	return r;
+}
+
+/* ---- the peer link of the session ---- */
+
+static void link_up(void *ctx)
+{
+	struct sluice_engine *engine = ctx;
+
+	if (engine->source != NULL)
+		sluice_source_connected(engine->source);
+	sluice_engine_tick(engine, sluice_now_ns());
+}
+
+static void link_message(void *ctx, const json_t *message)
+{
+	struct sluice_engine *engine = ctx;
+
+	if (engine->source != NULL)
+		sluice_source_peer_message(engine->source, message);
+	else if (engine->target != NULL)
+		sluice_target_peer_message(engine->target, message);
+	if (engine->streams != NULL && strcmp(sluice_peer_type(message), "credit") == 0)
+		sluice_streams_credits(engine->streams);
+	sluice_engine_tick(engine, sluice_now_ns());
+}
+
+static void link_down(void *ctx, const char *why)
+{
+	struct sluice_engine *engine = ctx;
+	struct sluice_link *link = engine->link;
+
+	engine->link = NULL;
+	if (engine->source != NULL)
+		sluice_source_peer_lost(engine->source, why);
+	else if (engine->target != NULL)
+		sluice_target_peer_lost(engine->target, why);
+	sluice_link_close(link);
+	sluice_engine_tick(engine, sluice_now_ns());
+}
+
+/* ---- time ---- */
+
+void sluice_engine_tick(void *ctx, uint64_t now_ns)
+{
+	struct sluice_engine *engine = ctx;
+	uint64_t deadline_ns = SLUICE_NEVER;
+
+	(void)now_ns;
+	if (engine->streams != NULL)
+		sluice_streams_poll(engine->streams);
+	if (engine->source != NULL) {
+		sluice_source_tick(engine->source);
+		deadline_ns = sluice_source_deadline_ns(engine->source);
+	} else if (engine->target != NULL) {
+		sluice_target_tick(engine->target);
+		deadline_ns = sluice_target_deadline_ns(engine->target);
+	}
+	sluice_timer_set(engine->timer, deadline_ns);
+	/* A session that is over needs no device threads any more. */
+	if (engine->streams != NULL && !sluice_engine_is_busy(engine)) {
+		sluice_streams_destroy(engine->streams);
+		engine->streams = NULL;
+	}
+}
+
+/* ---- what became of a session ---- */
+
+static const char *source_status(const struct sluice_source *source)
+{
+	const char *status = sluice_source_status(source);
+
+	if (sluice_source_is_in_doubt(source))
+		return "in-doubt";
+	if (strcmp(status, "completed") == 0)
+		return "committed";
+	return sluice_source_is_over(source) ? "aborted" : "active";
+}
+
+static const char *target_status(const struct sluice_target *target)
+{
+	const char *status = sluice_target_status(target);
+
+	if (sluice_target_is_prepared(target))
+		return strcmp(status, "in-doubt") == 0 ? "in-doubt" : "prepared";
+	if (strcmp(status, "completed") == 0)
+		return "committed";
+	return sluice_target_is_over(target) ? "aborted" : "active";
+}
+
+/*
+ * Asked about a session of an engine that died before us: without a record it neither said commit
+ * nor told its VMM to run. It may still hang somewhere and try later, so the answer is made true
+ * first: the session is aborted on record, on both sides, and a record cannot be replaced.
+ */
+static int burn_unknown(struct sluice_engine *engine, const char *session, const char **ret_status,
+	const char **ret_role, struct sluice_error *err)
+{
+	const char *dir = engine->config.runtime_dir;
+	enum sluice_decision decision;
+	int r = sluice_record_read(dir, SLUICE_RECORD_SOURCE, session, &decision, err);
+
+	*ret_role = "source";
+	if (r == 0 && decision == SLUICE_UNDECIDED) {
+		r = sluice_record_decide(
+			dir, SLUICE_RECORD_TARGET, session, SLUICE_ABORTED, &decision, err);
+		if (r == 0 && decision == SLUICE_COMMITTED)
+			*ret_role = "target";
+		else if (r == 0)
+			r = sluice_record_decide(
+				dir, SLUICE_RECORD_SOURCE, session, SLUICE_ABORTED, &decision, err);
+	}
+	if (r == 0)
+		*ret_status = decision == SLUICE_COMMITTED ? "committed" : "aborted";
+	return r;
+}
+
+int sluice_engine_session_status(struct sluice_engine *engine, const char *session,
+	const char **ret_status, const char **ret_role, struct sluice_error *err)
+{
+	if (session == NULL)
+		session = engine->session;
+	*ret_status = "none";
+	*ret_role = NULL;
+	if (*session == '\0')
+		return 0;
+	if (strcmp(session, engine->session) == 0 && engine->source != NULL) {
+		*ret_role = "source";
+		*ret_status = source_status(engine->source);
+		return 0;
+	}
+	if (strcmp(session, engine->session) == 0 && engine->target != NULL) {
+		*ret_role = "target";
+		*ret_status = target_status(engine->target);
+		return 0;
+	}
+	return burn_unknown(engine, session, ret_status, ret_role, err);
+}
+
+/* The engine that held the session is gone: its commit is on record, its outcome is not known. */
+static int resolve_from_record(struct sluice_engine *engine, const char *session,
+	enum sluice_decision decision, struct sluice_error *err)
+{
+	enum sluice_decision recorded;
+	int r = sluice_record_read(
+		engine->config.runtime_dir, SLUICE_RECORD_SOURCE, session, &recorded, err);
+
+	if (r < 0)
+		return r;
+	if (recorded != SLUICE_COMMITTED)
+		return sluice_fail(
+			err, -ENOENT, "session-resolve", "no session %s is in doubt here", session);
+	sluice_server_event(engine->server, "MIGRATION",
+		decision == SLUICE_COMMITTED
+			? json_pack("{s:s, s:s}", "status", "completed", "session", session)
+			: json_pack("{s:s, s:s, s:s}", "status", "failed", "session", session,
+				  "error-desc", "resolved as aborted by the operator"));
+	return 0;
+}
+
+int sluice_engine_resolve(struct sluice_engine *engine, const char *session,
+	enum sluice_decision decision, struct sluice_error *err)
+{
+	int r;
+
+	/* The last session's name outlives it, for queries: memory-remove lets go of the rest. */
+	if (strcmp(session, engine->session) != 0 ||
+		(engine->source == NULL && engine->target == NULL))
+		return resolve_from_record(engine, session, decision, err);
+	r = engine->source != NULL ? sluice_source_resolve(engine->source, decision, err)
+				   : sluice_target_resolve(engine->target, decision, err);
+	sluice_engine_tick(engine, sluice_now_ns());
+	return r;
+}

@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* record.c: see record.h. A record is one line of JSON in SESSION.source or SESSION.target. */
+#include "engine/peer/record.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <jansson.h>
+
+#include "base/assert.h"
+
+#define PATH_BYTES 512
+
+static const char where[] = "session record";
+
+const char *sluice_decision_name(enum sluice_decision decision)
+{
+	static const char *const names[] = {"undecided", "committed", "aborted"};
+
+	return names[decision];
+}
+
+static int path_of(const char *dir, enum sluice_record_side side, const char *session,
+	const char *suffix, char path[PATH_BYTES], struct sluice_error *err)
+{
+	int n;
+
+	if (strlen(session) != SLUICE_SESSION_ID_BYTES - 1 ||
+		strspn(session, "0123456789abcdef") != SLUICE_SESSION_ID_BYTES - 1)
+		return sluice_fail(
+			err, -EINVAL, where, "a session id is 32 lower-case hexadecimal digits");
+	n = snprintf(path, PATH_BYTES, "%s/session-%s.%s%s", dir, session,
+		side == SLUICE_RECORD_SOURCE ? "source" : "target", suffix);
+	if (n < 0 || n >= PATH_BYTES)
+		return sluice_fail(err, -ENAMETOOLONG, where,
+			"the runtime directory's name is "
+			"too long");
+	return 0;
+}
+
+static void sync_dir(const char *dir)
+{
+	int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	fsync(fd);
+	close(fd);
+}
+
+static int write_file(const char *path, const char *text)
+{
+	size_t len = strlen(text);
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+	int r = 0;
+
+	if (fd < 0)
+		return -errno;
+	if (write(fd, text, len) != (ssize_t)len)
+		r = errno != 0 ? -errno : -EIO;
+	if (r == 0 && fsync(fd) < 0)
+		r = -errno;
+	if (close(fd) < 0 && r == 0)
+		r = -errno;
+	return r;
+}
+
+int sluice_record_read(const char *dir, enum sluice_record_side side, const char *session,
+	enum sluice_decision *ret_decision, struct sluice_error *err)
+{
+	char path[PATH_BYTES];
+	json_t *record, *decision;
+	json_error_t json_err;
+	int r;
+
+	r = path_of(dir, side, session, "", path, err);
+	if (r < 0)
+		return r;
+	if (access(path, F_OK) < 0 && errno == ENOENT) {
+		*ret_decision = SLUICE_UNDECIDED;
+		return 0;
+	}
+	record = json_load_file(path, 0, &json_err);
+	decision = json_object_get(record, "decision");
+	r = 0;
+	if (json_is_string(decision) && strcmp(json_string_value(decision), "committed") == 0)
+		*ret_decision = SLUICE_COMMITTED;
+	else if (json_is_string(decision) && strcmp(json_string_value(decision), "aborted") == 0)
+		*ret_decision = SLUICE_ABORTED;
+	else
+		r = sluice_fail(err, -EIO, where,
+			"%s cannot be read as a session record; look at "
+			"it, and at the other host's, before running the guest anywhere",
+			path);
+	json_decref(record);
+	return r;
+}
+
+int sluice_record_prepare(const char *dir, struct sluice_error *err)
+{
+	if ((mkdir(dir, 0700) < 0 && errno != EEXIST) || access(dir, R_OK | W_OK | X_OK) < 0)
+		return sluice_fail(err, -errno, where,
+			"the runtime directory %s cannot be used: %s; make it, or choose another "
+			"one with --set runtime-dir=PATH",
+			dir, strerror(errno));
+	return 0;
+}
+
+int sluice_record_decide(const char *dir, enum sluice_record_side side, const char *session,
+	enum sluice_decision decision, enum sluice_decision *ret_decision, struct sluice_error *err)
+{
+	char path[PATH_BYTES], temporary[PATH_BYTES], suffix[32], text[128];
+	int r;
+
+	SLUICE_ASSERT(decision != SLUICE_UNDECIDED);
+	snprintf(suffix, sizeof(suffix), ".%ld.tmp", (long)getpid());
+	r = path_of(dir, side, session, "", path, err);
+	if (r == 0)
+		r = path_of(dir, side, session, suffix, temporary, err);
+	if (r < 0)
+		return r;
+	snprintf(text, sizeof(text), "{\"session\": \"%s\", \"decision\": \"%s\"}\n", session,
+		sluice_decision_name(decision));
+	r = sluice_record_prepare(dir, err);
+	if (r < 0)
+		return r;
+	r = write_file(temporary, text);
+	if (r < 0)
+		return sluice_fail(
+			err, r, where, "%s cannot be written: %s", temporary, strerror(-r));
+	if (renameat2(AT_FDCWD, temporary, AT_FDCWD, path, RENAME_NOREPLACE) < 0) {
+		r = -errno;
+		unlink(temporary);
+		if (r == -EEXIST)
+			return sluice_record_read(dir, side, session, ret_decision, err);
+		return sluice_fail(
+			err, r, where, "%s cannot be put in place: %s", path, strerror(-r));
+	}
+	/* In place, so it holds: whoever asks from now on is told this. Should the folder not reach
+	   the disk, only a host that loses power forgets it, and its guest with it. */
+	sync_dir(dir);
+	*ret_decision = decision;
+	return 0;
+}

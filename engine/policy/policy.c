@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* policy.c: see policy.h. Includes nothing that could read a clock or do I/O. */
+#include "engine/policy/policy.h"
+
+#define PAGE_BYTES             4096ull
+#define NS_PER_S               1000000000ull
+#define NS_PER_MS              1000000ull
+#define MIN_SYNC_NS            (2 * NS_PER_MS)
+#define MIN_MEASURE_NS         (NS_PER_MS / 5)
+#define WORTH_NS               NS_PER_MS /* a round that saves less downtime is not worth it */
+#define ROUNDS_BELOW_LIMIT_MAX 20
+
+/* Round trips between "stop" and "running" besides the last sync: at the VMM sockets (ready,
+   device, loaded, commit) and on the peer link (finish and prepared, commit and committed). */
+#define SWITCHOVER_VMM_TURNS  4
+#define SWITCHOVER_PEER_TURNS 2
+
+static uint64_t per_second(uint64_t amount, uint64_t ns)
+{
+	/* 128 bits: a terabyte in a nanosecond-counted hour does not fit into 64. */
+	return ns == 0 ? 0 : (uint64_t)((unsigned __int128)amount * NS_PER_S / ns);
+}
+
+static uint64_t time_for(uint64_t bytes, uint64_t bytes_per_s)
+{
+	if (bytes == 0)
+		return 0;
+	if (bytes_per_s == 0)
+		return UINT64_MAX /
+		       4; /* nothing has moved yet: no prediction short of "too long" */
+	return (uint64_t)((unsigned __int128)bytes * NS_PER_S / bytes_per_s);
+}
+
+/* Halfway towards the new value: quick enough to follow a change, slow enough to skip a blip. */
+static uint64_t smooth(uint64_t old, uint64_t fresh)
+{
+	return old == 0 ? fresh : old / 2 + fresh / 2 + (old & fresh & 1);
+}
+
+static void update_rates(const struct sluice_measure *m, struct sluice_policy_state *state)
+{
+	/* Short measures are rough, but a guest that is always done quickly gives no others. */
+	if (m->bytes_placed > 0 && (m->busy_ns >= MIN_MEASURE_NS || state->placed_bytes_per_s == 0))
+		state->placed_bytes_per_s =
+			smooth(state->placed_bytes_per_s, per_second(m->bytes_placed, m->busy_ns));
+	if (m->interval_ns >= MIN_MEASURE_NS)
+		state->dirty_bytes_per_s = smooth(state->dirty_bytes_per_s,
+			per_second(m->pages_dirtied * PAGE_BYTES, m->interval_ns));
+	state->intervals++;
+}
+
+static uint64_t predict(const struct sluice_measure *m, const struct sluice_policy_state *state,
+	uint64_t *ret_bytes)
+{
+	uint64_t turns_ns = m->sync_ns + SWITCHOVER_VMM_TURNS * m->vmm_rtt_ns +
+			    SWITCHOVER_PEER_TURNS * m->peer_rtt_ns;
+	/* The guest goes on dirtying until it has been told to stop. */
+	uint64_t late_bytes =
+		(uint64_t)((unsigned __int128)state->dirty_bytes_per_s * m->sync_ns / NS_PER_S);
+
+	*ret_bytes = m->pages_dirty * PAGE_BYTES + late_bytes + m->device_bytes;
+	return turns_ns + time_for(*ret_bytes, state->placed_bytes_per_s);
+}
+
+/*
+ * The limit is a bound, not a goal. Where the next round would at least halve what is left, and
+ * that is worth more than a moment, go on: the guest runs meanwhile. Each round halves, so there
+ * are few; their number is bounded all the same.
+ */
+static bool go_on_for_less(const struct sluice_policy_state *state, uint64_t left_bytes)
+{
+	return state->rounds_below_limit < ROUNDS_BELOW_LIMIT_MAX &&
+	       state->dirty_bytes_per_s < state->placed_bytes_per_s / 2 &&
+	       time_for(left_bytes, state->placed_bytes_per_s) > WORTH_NS;
+}
+
+/*
+ * Two triggers, either is enough: it takes too long, or the guest dirties faster than lanes
+ * place. When neither holds, the brake is loosened by half a step.
+ */
+static uint32_t throttle(const struct sluice_policy_conf *conf, const struct sluice_measure *m,
+	const struct sluice_policy_state *state)
+{
+	uint64_t percent = state->throttle_percent;
+	bool too_fast = state->intervals >= 3 && state->placed_bytes_per_s > 0 &&
+			state->dirty_bytes_per_s > state->placed_bytes_per_s / 10 * 7;
+	bool too_long = m->elapsed_ns > conf->throttle_after_ns;
+
+	if (!conf->throttle)
+		return 0;
+	if (too_fast || too_long) {
+		percent = percent == 0 ? conf->throttle_initial_percent
+				       : percent + conf->throttle_step_percent;
+	} else if (percent > 0) {
+		uint64_t less = conf->throttle_step_percent / 2 + 1;
+
+		percent = percent > less ? percent - less : 0;
+	}
+	return percent < SLUICE_THROTTLE_MAX_PERCENT ? (uint32_t)percent
+						     : SLUICE_THROTTLE_MAX_PERCENT;
+}
+
+/* Look again when the pages known to be dirty will be gone, at the latest after the interval. */
+static uint64_t next_sync(const struct sluice_policy_conf *conf, const struct sluice_measure *m,
+	const struct sluice_policy_state *state)
+{
+	uint64_t gone_ns = time_for(m->pages_dirty * PAGE_BYTES, state->placed_bytes_per_s);
+
+	if (gone_ns < MIN_SYNC_NS)
+		return MIN_SYNC_NS;
+	return gone_ns < conf->sync_interval_ns ? gone_ns : conf->sync_interval_ns;
+}
+
+void sluice_policy_decide(const struct sluice_policy_conf *conf,
+	const struct sluice_measure *measure, struct sluice_policy_state *state,
+	struct sluice_decision_out *ret_decision)
+{
+	uint64_t left_bytes;
+	bool below_limit;
+
+	update_rates(measure, state);
+	ret_decision->predicted_downtime_ns = predict(measure, state, &left_bytes);
+	below_limit = ret_decision->predicted_downtime_ns <= conf->downtime_limit_ns;
+	ret_decision->switch_over = below_limit && !go_on_for_less(state, left_bytes);
+	if (below_limit)
+		state->rounds_below_limit++;
+	state->throttle_percent = throttle(conf, measure, state);
+	ret_decision->throttle_percent = state->throttle_percent;
+	ret_decision->next_sync_ns = next_sync(conf, measure, state);
+}

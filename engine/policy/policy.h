@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * policy.h: when to switch over, how hard to throttle, when to look again. Pure functions from
+ * measurements to decisions: no clock, no I/O, no state but what is passed in.
+ */
+#ifndef SLUICE_ENGINE_POLICY_H
+#define SLUICE_ENGINE_POLICY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define SLUICE_THROTTLE_MAX_PERCENT 99
+
+/* Measured over the last interval (one dirty sync to the next). */
+struct sluice_measure {
+	uint64_t interval_ns;
+	uint64_t pages_dirtied; /* reported by the feeds */
+	uint64_t pages_dirty; /* waiting in the ledger, or taken and not placed */
+	uint64_t bytes_placed; /* in the interval */
+	uint64_t busy_ns; /* time within the interval in which lanes had work */
+	uint64_t sync_ns; /* DIRTY_SYNC until dirty-sync-done, the last one */
+	uint64_t vmm_rtt_ns; /* the quickest of them: little more than the round trip */
+	uint64_t peer_rtt_ns; /* round trip of the peer link */
+	uint64_t elapsed_ns; /* since pages began to move */
+	uint64_t device_bytes; /* expected size of the device state; 0 when unknown */
+};
+
+struct sluice_policy_conf {
+	uint64_t downtime_limit_ns;
+	uint64_t sync_interval_ns; /* longest time between dirty syncs */
+	uint64_t throttle_after_ns;
+	uint64_t throttle_initial_percent;
+	uint64_t throttle_step_percent;
+	bool throttle;
+};
+
+/* What the policy remembers from one decision to the next. Zeroed before the first. */
+struct sluice_policy_state {
+	uint64_t placed_bytes_per_s; /* smoothed */
+	uint64_t dirty_bytes_per_s; /* smoothed */
+	uint32_t throttle_percent;
+	uint32_t intervals;
+	uint32_t rounds_below_limit; /* decisions with a prediction within the limit */
+};
+
+struct sluice_decision_out {
+	bool switch_over;
+	uint64_t predicted_downtime_ns; /* if the guest were stopped now */
+	uint32_t throttle_percent;
+	uint64_t next_sync_ns; /* from now */
+};
+
+void sluice_policy_decide(const struct sluice_policy_conf *conf,
+	const struct sluice_measure *measure, struct sluice_policy_state *state,
+	struct sluice_decision_out *ret_decision);
+
+#endif

@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * session.h: what both ends of a migration share: the regions, the settings, and the world around
+ * a session as a table of calls.
+ *
+ * A session owns no socket, no clock and no thread. It is told what happened (a peer's message, a
+ * VMM's command, time passing) and says what to do through struct sluice_session_env. The engine
+ * gives it real sockets; the simulation gives it virtual ones and runs the same code.
+ *
+ * Threads: the control thread.
+ */
+#ifndef SLUICE_ENGINE_SESSION_H
+#define SLUICE_ENGINE_SESSION_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <jansson.h>
+
+#include <sluice/error.h>
+#include <sluice/transport.h>
+
+#include "engine/device/announce.h"
+#include "engine/peer/record.h"
+#include "engine/policy/policy.h"
+
+struct sluice_bitmap_feed;
+struct sluice_crew;
+struct sluice_inbox;
+struct sluice_outbox;
+
+#define SLUICE_PROTOCOL_VERSION 1
+
+/* One region of guest memory, in the same order (by id) at both ends. Borrowed. */
+struct sluice_session_region {
+	const char *id;
+	uint64_t gpa, len_bytes, page_bytes;
+	uint8_t *base;
+	struct sluice_mem *mem; /* registered with the session's rail */
+	struct sluice_bitmap_feed *feed; /* source */
+};
+
+typedef void sluice_data_fn(void *ctx, uint64_t offset, uint64_t len_bytes);
+
+struct sluice_session_env {
+	void *ctx;
+	uint64_t (*now_ns)(void *ctx);
+	/* Hand a message to the peer link; steals it. Never calls back into the session: a link
+	   that fails is told later, by peer_lost(). */
+	void (*peer_send)(void *ctx, json_t *message);
+	/* Source, in doubt: connect to the peer again; ends in connected() or peer_lost(). */
+	void (*peer_reconnect)(void *ctx);
+	/* Tell the VMM (and whoever watches); steals @data. */
+	void (*vmm_event)(void *ctx, const char *name, json_t *data);
+	/* The durable decision about this session; see record.h. */
+	int (*decide)(void *ctx, const char *session, enum sluice_decision decision,
+		enum sluice_decision *ret_decision, struct sluice_error *err);
+	/* Ranges of a region that may hold data; everything else reads as zeros. */
+	void (*for_each_data)(void *ctx, uint32_t region, sluice_data_fn *fn, void *fn_ctx);
+	/* A shared-memory file of a region shrank: its content cannot be trusted. */
+	bool (*memory_lost)(void *ctx);
+	/* Source: read device @device from @fd into the outbox; ends in device_read().
+	   Target: write its segments to @fd in order; each ends in segment_loaded(), all in
+	   device_written(). Steals @fd. */
+	int (*device_start)(void *ctx, uint32_t device, int fd, struct sluice_error *err);
+	/* Target: a segment was announced. 1: new, 0: known, -EPROTO. */
+	int (*segment_announced)(
+		void *ctx, const struct sluice_announce *announce, struct sluice_error *err);
+};
+
+struct sluice_session_conf {
+	char session[SLUICE_SESSION_ID_BYTES]; /* source: chosen. target: from the hello */
+	char instance[SLUICE_SESSION_ID_BYTES]; /* of this engine process */
+	const struct sluice_transport *transport;
+	struct sluice_rail *rail;
+	const char *rail_address; /* target: what peers connect to */
+	struct sluice_crew *crew;
+	uint32_t lanes;
+	uint64_t memory_budget_bytes; /* bytes in flight, all lanes together */
+	uint64_t peer_timeout_ns; /* silence after which the peer link counts as lost */
+	uint64_t setup_timeout_ns;
+	uint64_t switchover_timeout_ns; /* source: longest time a guest is stopped; 0: no bound */
+	struct sluice_policy_conf policy;
+	struct sluice_outbox *outbox; /* source; made when the target says how many slots */
+	struct sluice_inbox *inbox; /* target */
+	struct sluice_mem *staging; /* target: the inbox's pool, registered */
+	const struct sluice_session_region *regions;
+	uint32_t region_count;
+	void (*wake)(void *ctx); /* any thread: make the control thread call tick soon */
+	void *wake_ctx;
+};
+
+/*
+ * Put the commit on record. 0: it is there. Otherwise it is not and never will be here: the
+ * session is aborted, and *err says why.
+ */
+int sluice_session_commit(
+	const struct sluice_session_env *env, const char *session, struct sluice_error *err);
+
+/* Hexadecimal text of bytes, and back. */
+json_t *sluice_hex(const uint8_t *bytes, size_t count);
+/* Returns the count of bytes, or -EINVAL: odd length, other digits, or more than @max. */
+int sluice_unhex(const char *text, uint8_t *bytes, size_t max);
+
+/* Both chunk bitmaps travel as hex, 2 digits a byte, bit 0 of byte 0 = chunk 0 of the region. */
+json_t *sluice_chunk_map(const struct sluice_session_conf *conf,
+	const struct sluice_session_env *env, uint32_t region);
+
+#endif

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * source.h: a session at the host that the guest leaves.
+ *
+ * The guest stays the source's until the VMM has acknowledged SWITCHOVER_COMMIT and the decision
+ * is recorded. Every failure before that ends in MIGRATION "failed" with the guest running here.
+ *
+ * Threads: the control thread.
+ */
+#ifndef SLUICE_ENGINE_SOURCE_H
+#define SLUICE_ENGINE_SOURCE_H
+
+#include "engine/session/session.h"
+
+struct sluice_source;
+
+int sluice_source_create(const struct sluice_session_conf *conf,
+	const struct sluice_session_env *env, struct sluice_source **ret_source);
+/* Closes lanes and frees; says nothing to anybody. NULL is allowed. */
+void sluice_source_destroy(struct sluice_source *source);
+
+/* What happened. */
+void sluice_source_connected(struct sluice_source *source);
+void sluice_source_peer_message(struct sluice_source *source, const json_t *message);
+void sluice_source_peer_lost(struct sluice_source *source, const char *why);
+void sluice_source_vmm_lost(struct sluice_source *source);
+/* A device's reader ended: @code 0, or -errno of the read. */
+void sluice_source_device_read(struct sluice_source *source, uint32_t device, int code);
+/* Time passed, or a lane or reader called wake. */
+void sluice_source_tick(struct sluice_source *source);
+/* When tick wants to be called at the latest. */
+uint64_t sluice_source_deadline_ns(const struct sluice_source *source);
+
+/* What the VMM says. */
+int sluice_source_dirty_sync_done(
+	struct sluice_source *source, uint64_t id, struct sluice_error *err);
+/* Steals @fd, also on failure. */
+int sluice_source_device_add(
+	struct sluice_source *source, const char *device, int fd, struct sluice_error *err);
+int sluice_source_continue(
+	struct sluice_source *source, const char *state, struct sluice_error *err);
+int sluice_source_cancel(struct sluice_source *source, struct sluice_error *err);
+/* The operator decides a session in doubt. */
+int sluice_source_resolve(
+	struct sluice_source *source, enum sluice_decision decision, struct sluice_error *err);
+
+bool sluice_source_is_over(const struct sluice_source *source);
+bool sluice_source_is_in_doubt(const struct sluice_source *source);
+const char *sluice_source_status(const struct sluice_source *source); /* QEMU's names */
+/* New settings for what is still to be decided (downtime-limit, throttling). */
+void sluice_source_set_policy(
+	struct sluice_source *source, const struct sluice_policy_conf *policy);
+struct sluice_outbox *sluice_source_outbox(struct sluice_source *source);
+const struct sluice_lane_set *sluice_source_lanes(const struct sluice_source *source);
+json_t *sluice_source_query(const struct sluice_source *source); /* for query-migrate */
+
+#endif

@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * source_setup.c: from hello to the first page: what the target must know, what it answers, and
+ * which pages are dirty at the start. Control thread.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bits.h"
+#include "engine/session/source_internal.h"
+
+void source_say_hello(struct sluice_source *s)
+{
+	json_t *regions = json_array();
+
+	for (uint32_t i = 0; i < s->conf.region_count; i++) {
+		const struct sluice_session_region *r = &s->conf.regions[i];
+
+		json_array_append_new(
+			regions, json_pack("{s:s, s:I, s:I, s:I}", "id", r->id, "gpa",
+					 (json_int_t)r->gpa, "size", (json_int_t)r->len_bytes,
+					 "page-size", (json_int_t)r->page_bytes));
+	}
+	s->env.peer_send(s->env.ctx,
+		json_pack("{s:s, s:i, s:s, s:[], s:s, s:s, s:s, s:I, s:o}", "type", "hello",
+			"protocol", SLUICE_PROTOCOL_VERSION, "version", SLUICE_VERSION, "features",
+			"session", s->conf.session, "instance", s->conf.instance, "transport",
+			s->conf.transport->name, "lanes", (json_int_t)s->conf.lanes, "regions",
+			regions));
+}
+
+static const char *text_of(const json_t *object, const char *key)
+{
+	return json_string_value(json_object_get(object, key));
+}
+
+static int import_key(struct sluice_source *s, const char *hex, struct sluice_remote **ret_remote)
+{
+	uint8_t key[SLUICE_KEY_BYTES_MAX];
+	int bytes = sluice_unhex(hex, key, sizeof(key));
+
+	if (bytes < 0)
+		return sluice_fail_scope(&s->error, SLUICE_SCOPE_SESSION, -EPROTO, "welcome",
+			"the peer sent a memory key that is not hexadecimal");
+	return s->conf.transport->mem_import(
+		s->conf.rail, key, (size_t)bytes, ret_remote, &s->error);
+}
+
+/* Chunks that the target reports as zero: only there may zero pages be skipped. And chunks that
+   may hold other than zero there are dirty here, also where our side is a hole. */
+static int apply_chunk_map(struct sluice_source *s, uint32_t index, const char *hex)
+{
+	struct sluice_ledger_region *region = &s->ledger->regions[index];
+	size_t bytes = (size_t)sluice_div_up(region->chunks, 8);
+	uint8_t *map = malloc(bytes);
+
+	if (map == NULL || sluice_unhex(hex, map, bytes) != (int)bytes) {
+		free(map);
+		return sluice_fail_scope(&s->error, SLUICE_SCOPE_SESSION, -EPROTO, "welcome",
+			"the peer's chunk map of region \"%s\" does not have one bit per chunk",
+			s->conf.regions[index].id);
+	}
+	for (uint64_t chunk = 0; chunk < region->chunks; chunk++) {
+		uint64_t *words = region->maybe_nonzero + chunk * SLUICE_CHUNK_WORDS;
+
+		if (map[chunk / 8] & (1u << (chunk % 8)))
+			sluice_ledger_mark_pages(
+				s->ledger, index, chunk * SLUICE_CHUNK_PAGES, SLUICE_CHUNK_PAGES);
+		else
+			memset(words, 0, SLUICE_CHUNK_WORDS * sizeof(*words));
+	}
+	free(map);
+	return 0;
+}
+
+static int import_regions(struct sluice_source *s, const json_t *message)
+{
+	const json_t *regions = json_object_get(message, "regions");
+
+	if (json_array_size(regions) != s->conf.region_count)
+		return sluice_fail_scope(&s->error, SLUICE_SCOPE_SESSION, -EPROTO, "welcome",
+			"the peer answered for %zu regions instead of %u", json_array_size(regions),
+			s->conf.region_count);
+	for (uint32_t i = 0; i < s->conf.region_count; i++) {
+		const json_t *entry = json_array_get(regions, i);
+		int r = import_key(s, text_of(entry, "key"), &s->remotes[i]);
+
+		if (r == 0)
+			r = apply_chunk_map(s, i, text_of(entry, "nonzero"));
+		if (r < 0)
+			return r;
+		s->regions[i].mem = s->conf.regions[i].mem;
+		s->regions[i].remote = s->remotes[i];
+	}
+	return 0;
+}
+
+static int make_outbox(struct sluice_source *s, const json_t *message)
+{
+	uint32_t slots = (uint32_t)json_integer_value(json_object_get(message, "slots"));
+	uint32_t slot_bytes = (uint32_t)json_integer_value(json_object_get(message, "slot-bytes"));
+	struct sluice_span span;
+	int r;
+
+	if (!sluice_is_aligned(slot_bytes, SLUICE_PAGE_BYTES))
+		return sluice_fail_scope(&s->error, SLUICE_SCOPE_SESSION, -EPROTO, "welcome",
+			"the peer's slots of %u bytes are not a multiple of 4096", slot_bytes);
+	r = sluice_outbox_create(slots, slot_bytes, &s->conf.outbox);
+	if (r < 0)
+		return sluice_fail(&s->error, r, "welcome", "out of memory for %u slots", slots);
+	if (s->lanes.limits.caps & SLUICE_CAP_REGISTERS_MEMORY) {
+		span = (struct sluice_span){.id = UINT32_MAX,
+			.addr = s->conf.outbox->pool,
+			.len_bytes = (uint64_t)slots * slot_bytes};
+		r = s->conf.transport->mem_register(
+			s->conf.rail, &span, SLUICE_ACCESS_LOCAL_READ, &s->outbox_mem, &s->error);
+		if (r < 0)
+			return r;
+	}
+	s->work.outbox = s->conf.outbox;
+	s->work.outbox_mem = s->outbox_mem;
+	r = import_key(s, text_of(message, "staging-key"), &s->staging);
+	s->work.staging = s->staging;
+	return r;
+}
+
+static int open_lanes(struct sluice_source *s, const json_t *message)
+{
+	const json_t *tickets = json_object_get(message, "tickets");
+	uint64_t deadline_ns = s->env.now_ns(s->env.ctx) + s->conf.setup_timeout_ns;
+
+	if (json_array_size(tickets) != s->conf.lanes)
+		return sluice_fail_scope(&s->error, SLUICE_SCOPE_SESSION, -EPROTO, "welcome",
+			"the peer sent %zu tickets for %u lanes", json_array_size(tickets),
+			s->conf.lanes);
+	for (uint32_t lane = 0; lane < s->conf.lanes; lane++) {
+		struct sluice_ticket ticket;
+		int r;
+
+		if (sluice_unhex(json_string_value(json_array_get(tickets, lane)), ticket.secret,
+			    sizeof(ticket.secret)) != SLUICE_TICKET_BYTES)
+			return sluice_fail_scope(&s->error, SLUICE_SCOPE_SESSION, -EPROTO,
+				"welcome", "the peer sent a ticket that is not hexadecimal");
+		r = sluice_lane_set_open(&s->lanes, lane, &ticket, text_of(message, "address"),
+			deadline_ns, &s->error);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+void source_on_welcome(struct sluice_source *s, const json_t *message)
+{
+	int protocol = (int)json_integer_value(json_object_get(message, "protocol"));
+	int r = 0;
+
+	if (s->conf.outbox != NULL) {
+		source_fail_text(s, -EPROTO, "the peer sent \"welcome\" twice");
+		return;
+	}
+	if (protocol != SLUICE_PROTOCOL_VERSION)
+		r = sluice_fail_scope(&s->error, SLUICE_SCOPE_SESSION, -EPROTO, "welcome",
+			"the peer speaks protocol %d, this engine %d; use engines of the same "
+			"version",
+			protocol, SLUICE_PROTOCOL_VERSION);
+	if (r == 0)
+		r = import_regions(s, message);
+	if (r == 0)
+		r = make_outbox(s, message);
+	if (r == 0)
+		r = open_lanes(s, message);
+	if (r < 0)
+		source_fail(s, &s->error);
+}
+
+struct mark {
+	struct sluice_source *source;
+	uint32_t region;
+};
+
+static void mark_data(void *ctx, uint64_t offset, uint64_t len_bytes)
+{
+	struct mark *mark = ctx;
+	uint64_t first = offset >> SLUICE_PAGE_SHIFT;
+	uint64_t end = sluice_div_up(offset + len_bytes, SLUICE_PAGE_BYTES);
+
+	sluice_ledger_mark_pages(mark->source->ledger, mark->region, first, end - first);
+}
+
+/* Tracking is on by now: a hole that the guest fills after this look is reported by the feed. */
+void source_mark_everything(struct sluice_source *s)
+{
+	for (uint32_t i = 0; i < s->conf.region_count; i++) {
+		struct mark mark = {.source = s, .region = i};
+
+		s->env.for_each_data(s->env.ctx, i, mark_data, &mark);
+	}
+}

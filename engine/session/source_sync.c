@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * source_sync.c: a source's dirty syncs: from the VMM's answer to the ledger, from the ledger to
+ * the policy's decision. Control thread.
+ */
+#include <errno.h>
+
+#include "base/assert.h"
+#include "base/bits.h"
+#include "base/clock.h"
+#include "engine/feeds/bitmap.h"
+#include "engine/lane/crew.h"
+#include "engine/session/source_internal.h"
+
+#define SYNC_GAP_NS (2 * SLUICE_NS_PER_MS) /* shortest time between two dirty syncs */
+
+static uint64_t now(const struct sluice_source *s)
+{
+	return s->env.now_ns(s->env.ctx);
+}
+
+void source_ask_sync(struct sluice_source *s)
+{
+	SLUICE_ASSERT(!s->sync_outstanding);
+	s->sync_id++;
+	s->sync_outstanding = true;
+	s->sync_asked_ns = now(s);
+	s->env.vmm_event(
+		s->env.ctx, "DIRTY_SYNC", json_pack("{s:I}", "id", (json_int_t)s->sync_id));
+}
+
+static uint64_t placed_bytes(const struct sluice_source *s)
+{
+	struct sluice_lane_counters sum;
+
+	sluice_lane_set_sum(&s->lanes, &sum);
+	return sum.bytes_placed;
+}
+
+uint64_t source_bytes_left(const struct sluice_source *s)
+{
+	return (sluice_ledger_pages_dirty(s->ledger) << SLUICE_PAGE_SHIFT) +
+	       sluice_lane_set_backlog_bytes(&s->lanes);
+}
+
+static uint64_t harvest(struct sluice_source *s)
+{
+	uint64_t pages = 0;
+
+	for (uint32_t i = 0; i < s->conf.region_count; i++)
+		if (s->conf.regions[i].feed != NULL)
+			pages += sluice_bitmap_feed_harvest(s->conf.regions[i].feed, s->ledger, i);
+	source_wake_lanes(s);
+	return pages;
+}
+
+static void start_interval(struct sluice_source *s, uint64_t now_ns)
+{
+	s->interval_start_ns = now_ns;
+	s->interval_placed_bytes = placed_bytes(s);
+	s->drained_ns = 0;
+}
+
+/* When everything is queued, open the gate; the first interval begins. */
+static void activate(struct sluice_source *s)
+{
+	uint64_t now_ns = now(s);
+
+	source_mark_everything(s);
+	s->active_ns = now_ns;
+	start_interval(s, now_ns);
+	s->next_sync_ns = now_ns + s->conf.policy.sync_interval_ns;
+	__atomic_store_n(&s->work.gate, 1, __ATOMIC_RELEASE);
+	source_enter(s, SOURCE_ACTIVE);
+	source_wake_lanes(s);
+}
+
+void source_activate_when_ready(struct sluice_source *s)
+{
+	if (s->state == SOURCE_SETUP && s->sync_id == 1 && !s->sync_outstanding &&
+		sluice_lane_set_standing(&s->lanes, SLUICE_LANE_ACTIVE) == s->conf.lanes)
+		activate(s);
+}
+
+static void decide(struct sluice_source *s, uint64_t pages_dirtied)
+{
+	uint64_t now_ns = now(s);
+	uint64_t interval_ns = now_ns - s->interval_start_ns;
+	uint64_t placed = placed_bytes(s) - s->interval_placed_bytes;
+	struct sluice_measure measure = {
+		.interval_ns = interval_ns,
+		.pages_dirtied = pages_dirtied,
+		.pages_dirty = source_bytes_left(s) >> SLUICE_PAGE_SHIFT,
+		.bytes_placed = placed,
+		.busy_ns = s->drained_ns != 0 ? s->drained_ns - s->interval_start_ns : interval_ns,
+		.sync_ns = s->sync_took_ns,
+		.vmm_rtt_ns = s->sync_min_ns,
+		.peer_rtt_ns = s->peer_rtt_ns,
+		.elapsed_ns = now_ns - s->active_ns,
+	};
+	struct sluice_decision_out decision;
+
+	sluice_policy_decide(&s->conf.policy, &measure, &s->policy_state, &decision);
+	if (interval_ns > 0)
+		s->dirty_pages_per_s = pages_dirtied * SLUICE_NS_PER_S / interval_ns;
+	s->predicted_downtime_ns = decision.predicted_downtime_ns;
+	start_interval(s, now_ns);
+	s->next_sync_ns = now_ns + decision.next_sync_ns;
+	if (decision.switch_over) {
+		s->switch_predicted_ns = decision.predicted_downtime_ns;
+		s->ready_ns = now_ns;
+		source_enter(s, SOURCE_READY);
+		s->env.vmm_event(s->env.ctx, "SWITCHOVER_READY",
+			json_pack("{s:s}", "session", s->conf.session));
+	} else {
+		source_tell_throttle(s, decision.throttle_percent);
+	}
+}
+
+int sluice_source_dirty_sync_done(struct sluice_source *s, uint64_t id, struct sluice_error *err)
+{
+	uint64_t pages;
+
+	if (!s->sync_outstanding || id != s->sync_id)
+		return sluice_fail(err, -EINVAL, "dirty-sync-done",
+			"no DIRTY_SYNC with id %llu is waiting for an answer",
+			(unsigned long long)id);
+	s->sync_outstanding = false;
+	s->sync_took_ns = now(s) - s->sync_asked_ns;
+	if (s->sync_min_ns == 0 || s->sync_took_ns < s->sync_min_ns)
+		s->sync_min_ns = s->sync_took_ns;
+	if (sluice_source_is_over(s))
+		return 0;
+	pages = harvest(s);
+	switch (s->state) {
+	case SOURCE_SETUP:
+		source_activate_when_ready(s);
+		break;
+	case SOURCE_ACTIVE:
+		decide(s, pages);
+		break;
+	case SOURCE_DRAIN:
+		s->final_sync_done = true;
+		sluice_source_tick(s);
+		break;
+	default:
+		break; /* READY: asked before the policy decided */
+	}
+	return 0;
+}
+
+void source_sync_when_due(struct sluice_source *s, uint64_t now_ns)
+{
+	if (s->drained_ns == 0 && sluice_ledger_is_drained(s->ledger))
+		s->drained_ns = now_ns;
+	if (s->sync_outstanding || now_ns < s->interval_start_ns + SYNC_GAP_NS)
+		return;
+	if (s->drained_ns != 0 || now_ns >= s->next_sync_ns)
+		source_ask_sync(s);
+}
+
+uint64_t source_next_sync_ns(const struct sluice_source *s)
+{
+	if (s->state != SOURCE_ACTIVE || s->sync_outstanding)
+		return SLUICE_NEVER;
+	return s->drained_ns != 0 ? s->interval_start_ns + SYNC_GAP_NS : s->next_sync_ns;
+}

@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * transport.h: the contract between the engine and a transport.
+ *
+ * Everything that moves is a write into the target's registered memory. A
+ * transport offers four operations for that (WRITE, ZERO, SEND, FLUSH), on
+ * connections that the engine calls lanes. It decides nothing: which page goes
+ * when, over which lane and how often is the engine's business.
+ *
+ * Two tables keep slow and fast apart. The slow one (rails, memory, opening and
+ * fencing lanes) is called by the control thread only; it may sleep, allocate,
+ * and describes its errors. The fast one (submit, poll, arm) is called by
+ * whichever single worker steps the lane; it never sleeps, locks, allocates,
+ * logs or fails: what goes wrong arrives as a LOST event.
+ *
+ * The engine calls no fast function of a connection while a slow function of
+ * the same connection runs; transports need no lock for that.
+ */
+#ifndef SLUICE_TRANSPORT_H
+#define SLUICE_TRANSPORT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <sluice/error.h>
+#include <sluice/param.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define SLUICE_TRANSPORT_ABI  1
+#define SLUICE_TICKET_BYTES   32 /* 256 random bits */
+#define SLUICE_ADDRESS_MAX    128 /* text, with the final NUL */
+#define SLUICE_KEY_BYTES_MAX  4096
+#define SLUICE_SEND_BYTES_MAX 256 /* every transport carries messages up to this size */
+#define SLUICE_RAIL_NAME_MAX  64
+
+struct sluice_rail; /* one NIC or way out; memory is registered with it */
+struct sluice_mem; /* local memory registered with a rail */
+struct sluice_remote; /* the peer's registered memory, as this rail reaches it */
+struct sluice_conn; /* one lane's connection */
+
+enum sluice_transport_caps {
+	SLUICE_CAP_READ = 1 << 0, /* can read the peer's memory (restore) */
+	SLUICE_CAP_PEERLESS = 1 << 1, /* no engine at the other end (file) */
+	SLUICE_CAP_REGISTERS_MEMORY = 1 << 2, /* ops must carry the local registration */
+	SLUICE_CAP_ONE_SIDED = 1 << 3, /* lands without the target's CPU */
+	SLUICE_CAP_LOOPBACK_ONLY = 1 << 4, /* refuses addresses outside this host */
+};
+
+/* Memory to register: [addr, addr + len_bytes), page aligned, owned by the caller. */
+struct sluice_span {
+	uint32_t id; /* unique among the rail's live registrations; names it on the wire */
+	void *addr;
+	uint64_t len_bytes;
+};
+
+enum sluice_access {
+	SLUICE_ACCESS_LOCAL_READ = 1 << 0, /* source: WRITEs read from it */
+	SLUICE_ACCESS_REMOTE_WRITE = 1 << 1, /* target: the peer's WRITE and ZERO land in it */
+};
+
+enum sluice_role {
+	SLUICE_ROLE_SOURCE, /* connects to the peer's rail address */
+	SLUICE_ROLE_TARGET, /* waits for the connection that carries the ticket */
+};
+
+struct sluice_ticket {
+	uint8_t secret[SLUICE_TICKET_BYTES];
+};
+
+/* What a rail can do. Constant from rail_open on. */
+struct sluice_rail_limits {
+	uint32_t caps; /* enum sluice_transport_caps */
+	uint32_t align_bytes; /* WRITE and ZERO offsets and lengths are multiples of it */
+	uint32_t op_bytes_max; /* longest WRITE or ZERO; at least 4096 */
+	uint32_t depth_max; /* operations in flight per connection, at least 16 */
+	uint32_t send_bytes_max; /* longest SEND, at least SLUICE_SEND_BYTES_MAX */
+	uint64_t link_bytes_per_s; /* nominal; 0 when unknown */
+	int numa_node; /* -1 when unknown */
+};
+
+struct sluice_lane_opts {
+	enum sluice_role role;
+	uint32_t lane; /* index within the session */
+	uint32_t epoch; /* counts this lane's connections in the session; part of the hello */
+	struct sluice_ticket ticket; /* single use; a TARGET accepts exactly this one */
+	const char *peer_address; /* SOURCE: what the peer's rail_address said */
+	uint64_t deadline_ns; /* CONNECTED or LOST by then, on the clock given to poll */
+};
+
+enum sluice_op_kind {
+	SLUICE_OP_WRITE = 1, /* local bytes -> remote + remote_offset */
+	SLUICE_OP_ZERO, /* remote bytes := 0 */
+	SLUICE_OP_SEND, /* a message, delivered after all earlier ops of its lane are placed */
+	SLUICE_OP_FLUSH, /* completes when all earlier ops are visible to the target's CPU and
+			    ordered before any later write of any lane */
+};
+
+/*
+ * One operation. `seq` is chosen by the caller and grows by at least one per op
+ * of a connection. `local` bytes of a WRITE are read at any moment between
+ * submit and PLACED, possibly in pieces, while the guest may change them; the
+ * bytes of a SEND are copied by submit.
+ */
+struct sluice_op {
+	uint8_t kind; /* enum sluice_op_kind */
+	uint32_t len_bytes; /* WRITE, ZERO, SEND */
+	uint64_t seq;
+	const void *local; /* WRITE, SEND */
+	const struct sluice_mem *mem; /* WRITE: registration that holds `local`, or NULL where
+					       the rail lacks SLUICE_CAP_REGISTERS_MEMORY */
+	const struct sluice_remote *remote; /* WRITE, ZERO */
+	uint64_t remote_offset; /* WRITE, ZERO: bytes from the start of `remote` */
+};
+
+enum sluice_event_kind {
+	SLUICE_EVENT_CONNECTED = 1, /* once, before any other event but LOST */
+	SLUICE_EVENT_PLACED, /* every WRITE, ZERO and SEND up to and including `seq` */
+	SLUICE_EVENT_FLUSHED, /* the FLUSH `seq`, hence everything before it; it comes
+				       before any PLACED with a higher seq */
+	SLUICE_EVENT_RECEIVED, /* a peer's SEND: data, len_bytes; valid until the next poll */
+	SLUICE_EVENT_LOST, /* final; status is -errno. Later submits take nothing */
+};
+
+struct sluice_event {
+	uint8_t kind;
+	int32_t status; /* LOST: -errno */
+	uint32_t len_bytes; /* RECEIVED */
+	uint64_t seq; /* PLACED, FLUSHED */
+	const void *data; /* RECEIVED */
+};
+
+/* How a worker may sleep until the connection has something to do. */
+struct sluice_arm {
+	int fd; /* -1: none, only the deadline */
+	short events; /* POLLIN, POLLOUT */
+	uint64_t deadline_ns; /* UINT64_MAX: none */
+};
+
+/*
+ * Per connection. Written by the lane's worker, read by anyone at any time: both
+ * sides use relaxed __atomic loads and stores (plain types keep the header C++ clean).
+ */
+struct sluice_conn_stats {
+	uint64_t bytes_out, bytes_in; /* on the wire, headers included */
+	uint64_t syscalls_out, syscalls_in; /* or doorbells and completion polls */
+};
+
+struct sluice_transport {
+	uint32_t abi; /* SLUICE_TRANSPORT_ABI */
+	uint32_t size; /* sizeof(struct sluice_transport) */
+	const char *name;
+	const char *summary; /* one line for --help and topology */
+	const struct sluice_param *params; /* ends with a NULL name; may be empty */
+	size_t conf_size; /* of the struct that params fill */
+
+	/* ---- slow: control thread, may sleep. NULL-safe closers. ---- */
+
+	/* Bind a rail. @address: text from the user, transport-specific, "" for the default. */
+	int (*rail_open)(const void *conf, const char *address, struct sluice_rail **ret_rail,
+		struct sluice_error *err);
+	void (*rail_close)(struct sluice_rail *rail); /* after all lanes and memory are gone */
+	void (*rail_limits)(const struct sluice_rail *rail, struct sluice_rail_limits *ret_limits);
+	/* Start to accept lanes; until then a rail only connects out. @ret_address: what the
+	   peer passes as peer_address. */
+	int (*rail_listen)(struct sluice_rail *rail, char ret_address[SLUICE_ADDRESS_MAX],
+		struct sluice_error *err);
+	/* Progress for connections that are not lanes yet (accept, hello, refusals). The control
+	   loop calls it when rail_fd is readable, and at least every 100 ms while it listens. */
+	void (*rail_step)(struct sluice_rail *rail, uint64_t now_ns);
+	int (*rail_fd)(struct sluice_rail *rail); /* -1: none */
+
+	int (*mem_register)(struct sluice_rail *rail, const struct sluice_span *span,
+		uint32_t access, struct sluice_mem **ret_mem, struct sluice_error *err);
+	void (*mem_unregister)(struct sluice_mem *mem);
+	/* Bytes that the peer imports; returns their count, at most SLUICE_KEY_BYTES_MAX. */
+	int (*mem_export)(const struct sluice_mem *mem, uint8_t *key, size_t key_bytes_max);
+	int (*mem_import)(struct sluice_rail *rail, const uint8_t *key, size_t key_bytes,
+		struct sluice_remote **ret_remote, struct sluice_error *err);
+	void (*mem_forget)(struct sluice_remote *remote);
+
+	/* Start a lane's connection; it goes on in poll. */
+	int (*lane_open)(struct sluice_rail *rail, const struct sluice_lane_opts *opts,
+		struct sluice_conn **ret_conn, struct sluice_error *err);
+	/* TARGET: after it returns, whatever was reported PLACED to the source has landed and is
+	   visible, and nothing else of this connection lands any more, whatever the source or
+	   the network still holds. Idempotent. */
+	void (*lane_fence)(struct sluice_conn *conn);
+	void (*lane_close)(struct sluice_conn *conn); /* fences first where needed */
+	const struct sluice_conn_stats *(*lane_stats)(const struct sluice_conn *conn);
+
+	/* ---- fast: the lane's worker. Never sleep, lock, allocate, log or fail. ---- */
+
+	/* Take the first k of n ops; the rest stays the caller's. 0 before CONNECTED and
+	   after LOST. */
+	uint32_t (*submit)(struct sluice_conn *conn, const struct sluice_op *ops, uint32_t count,
+		uint64_t now_ns);
+	/* Make progress both ways and report up to @max events. */
+	uint32_t (*poll)(struct sluice_conn *conn, struct sluice_event *events, uint32_t max,
+		uint64_t now_ns);
+	/* Say how to sleep. Returns false when poll should be called at once instead. */
+	bool (*arm)(struct sluice_conn *conn, struct sluice_arm *ret_arm);
+};
+
+/* Generated by the build from the dictionary in transports/meson.build; ends with NULL. */
+extern const struct sluice_transport *const sluice_transports[];
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* metrics.c: see metrics.h. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "perf/metrics.h"
+
+#define KEY_MAX 64
+
+/* clang-format off */
+const struct perf_metric perf_metrics[] = {
+	/* key                             label          unit    scale  decimals */
+	{"total_ms",                       "total",       "ms",    1,    1},
+	{"downtime_ms",                    "downtime",    "ms",    1,    2},
+	{"predicted_downtime_ms",          "predicted",   "ms",    1,    2},
+	{"bytes_placed",                   "placed",      "MB",    1e-6, 1},
+	{"placed_bytes_per_s",             "rate",        "MB/s",  1e-6, 0},
+	{"pages_sent",                     "sent",        "pages", 1,    0},
+	{"pages_zero",                     "zero",        "pages", 1,    0},
+	{"mismatched_pages",               "mismatched",  "pages", 1,    0},
+	{"guest_errors",                   "errors",      "",      1,    0},
+	{"guest_ops_per_s.before",         "ops before",  "/s",    1,    0},
+	{"guest_ops_per_s.during",         "ops during",  "/s",    1,    0},
+	{"guest_ops_per_s.after",          "ops after",   "/s",    1,    0},
+	{"inflight_bytes_peak",            "in flight, peak", "MB", 1e-6, 2},
+	{"pin_ms",                         "pinning",     "ms",    1,    2},
+	{"pages_pinned_during_migration",  "pinned during migration", "pages", 1, 0},
+	{"cpu_s_source",                   "CPU, source engine", "s", 1, 3},
+	{"cpu_s_target",                   "CPU, target engine", "s", 1, 3},
+	{NULL, NULL, NULL, 0, 0},
+};
+/* clang-format on */
+
+bool perf_metric_value(const struct perf_metric *metric, const json_t *run, double *ret_value)
+{
+	const char *dot = strchr(metric->key, '.');
+	const json_t *value;
+
+	if (dot != NULL) {
+		char outer[KEY_MAX];
+		size_t len = (size_t)(dot - metric->key);
+
+		memcpy(outer, metric->key, len);
+		outer[len] = '\0';
+		value = json_object_get(json_object_get(run, outer), dot + 1);
+	} else {
+		value = json_object_get(run, metric->key);
+	}
+	if (!json_is_number(value))
+		return false;
+	*ret_value = json_number_value(value);
+	return true;
+}
+
+static bool run_completed(const json_t *run)
+{
+	const char *status = json_string_value(json_object_get(run, "status"));
+
+	return status != NULL && strcmp(status, "completed") == 0;
+}
+
+struct perf_range perf_metric_range(const struct perf_metric *metric, const json_t *runs)
+{
+	double *values = calloc(json_array_size(runs) + 1, sizeof(*values));
+	struct perf_range range = {0};
+	size_t index, count = 0;
+	json_t *run;
+
+	if (values == NULL)
+		return range;
+	json_array_foreach (runs, index, run) {
+		if (run_completed(run) && perf_metric_value(metric, run, &values[count]))
+			count++;
+	}
+	range = perf_range_of(values, count);
+	free(values);
+	return range;
+}
+
+json_t *perf_metrics_summary(const json_t *runs)
+{
+	json_t *summary = json_object();
+
+	for (const struct perf_metric *metric = perf_metrics; metric->key != NULL; metric++) {
+		struct perf_range range = perf_metric_range(metric, runs);
+
+		if (range.count == 0)
+			continue;
+		json_object_set_new(summary, metric->key,
+			json_pack("{s:f, s:f, s:f, s:I}", "median", range.median, "min", range.min,
+				"max", range.max, "count", (json_int_t)range.count));
+	}
+	return summary;
+}

@@ -1,0 +1,328 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* migration.c: see migration.h. */
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "perf/experiment.h"
+#include "perf/guest.h"
+#include "perf/migration.h"
+
+#define POLL_INTERVAL_NS (20 * SLUICE_NS_PER_MS)
+#define WAIT_INTERVAL_NS (50 * SLUICE_NS_PER_MS)
+#define REASON_MAX       200
+
+struct migration {
+	const struct perf_config *config;
+	struct perf_node *source, *target;
+	struct perf_progress *progress;
+	json_t *run; /* what is known so far */
+	json_t *migrate; /* the source's last query-migrate */
+	struct perf_guest_span span;
+	double cpu_s[2]; /* of both engines at the start */
+};
+
+static int check(const struct migration *m, struct sluice_error *err)
+{
+	int r = perf_node_check(m->source, err);
+
+	if (perf_experiment_interrupted())
+		r = sluice_fail(err, -EINTR, "run", "interrupted");
+	return r < 0 ? r : perf_node_check(m->target, err);
+}
+
+/* Sleep, but end early with an error when something died or the user interrupts. */
+static int let_work(const struct migration *m, uint64_t ns, struct sluice_error *err)
+{
+	uint64_t end_ns = sluice_now_ns() + ns, now_ns;
+	int r = check(m, err);
+
+	while (r == 0 && (now_ns = sluice_now_ns()) < end_ns) {
+		uint64_t left_ns = end_ns - now_ns;
+
+		usleep((useconds_t)((left_ns < WAIT_INTERVAL_NS ? left_ns : WAIT_INTERVAL_NS) /
+				    SLUICE_NS_PER_US));
+		r = check(m, err);
+	}
+	return r;
+}
+
+static int start(struct migration *m, struct sluice_error *err)
+{
+	json_t *answer = NULL;
+	const char *uri;
+	int r;
+
+	r = perf_command(m->target->engine_link, "migrate-incoming",
+		json_pack("{s:s}", "uri", "tcp:127.0.0.1:0"), &answer, err);
+	if (r < 0)
+		return r;
+	uri = json_string_value(json_object_get(answer, "uri"));
+	m->cpu_s[0] = perf_process_cpu_s(&m->source->engine);
+	m->cpu_s[1] = perf_process_cpu_s(&m->target->engine);
+	m->span.start_ns = sluice_now_ns();
+	r = perf_command(m->source->engine_link, "migrate",
+		json_pack("{s:s}", "uri", uri != NULL ? uri : ""), NULL, err);
+	json_decref(answer);
+	return r;
+}
+
+static int query_migrate(struct migration *m, struct sluice_error *err)
+{
+	json_t *answer = NULL;
+	int r = perf_command(m->source->engine_link, "query-migrate", NULL, &answer, err);
+
+	if (r < 0)
+		return r;
+	json_decref(m->migrate);
+	m->migrate = answer;
+	return 0;
+}
+
+static const char *migrate_status(const struct migration *m)
+{
+	const char *status = json_string_value(json_object_get(m->migrate, "status"));
+
+	return status != NULL ? status : "unknown";
+}
+
+/* What one side's engine says about its end; the other side often knows only that it ended. */
+static void fetch_reason(struct sluice_vmm *link, char *text, size_t text_bytes)
+{
+	const char *why = NULL;
+	json_t *answer = NULL;
+
+	if (perf_command(link, "query-migrate", NULL, &answer, NULL) == 0)
+		why = json_string_value(json_object_get(answer, "error-desc"));
+	snprintf(text, text_bytes, "%s", why != NULL ? why : "no reason given");
+	json_decref(answer);
+}
+
+static int wait_completed(struct migration *m, struct sluice_error *err)
+{
+	uint64_t end_ns = m->span.start_ns + m->config->timeout_ns;
+	char source_why[REASON_MAX], target_why[REASON_MAX];
+	const char *status;
+	int r;
+
+	for (;;) {
+		r = check(m, err);
+		if (r == 0)
+			r = query_migrate(m, err);
+		if (r < 0)
+			return r;
+		perf_progress_migration(m->progress, m->migrate);
+		status = migrate_status(m);
+		if (strcmp(status, "completed") == 0)
+			return 0;
+		if (strcmp(status, "failed") == 0 || strcmp(status, "cancelled") == 0 ||
+			strcmp(status, "in-doubt") == 0)
+			break;
+		if (sluice_now_ns() > end_ns)
+			return sluice_fail(
+				err, -ETIMEDOUT, "run", "still %s after the time-out", status);
+		usleep(POLL_INTERVAL_NS / SLUICE_NS_PER_US);
+	}
+	fetch_reason(m->source->engine_link, source_why, sizeof(source_why));
+	fetch_reason(m->target->engine_link, target_why, sizeof(target_why));
+	return sluice_fail(err, -ECANCELED, "run",
+		"the migration ended as %s; source: %s; target: %s", status, source_why,
+		target_why);
+}
+
+/* The source says completed when the target has committed; its VMM runs a moment later. */
+static int wait_running(struct migration *m, struct sluice_error *err)
+{
+	uint64_t end_ns = sluice_now_ns() + 10 * SLUICE_NS_PER_S;
+	struct perf_guest_times times = {0};
+	int r;
+
+	do {
+		r = check(m, err);
+		if (r == 0)
+			r = perf_guest_times(m->target, &times, err);
+		if (r < 0 || times.running_ns != 0)
+			return r;
+		usleep(1000);
+	} while (sluice_now_ns() < end_ns);
+	return sluice_fail(
+		err, -ETIMEDOUT, m->target->name, "the guest does not run at the target");
+}
+
+/* ---- what is measured ---- */
+
+static void put_real(struct migration *m, const char *key, double value)
+{
+	json_object_set_new(m->run, key, json_real(value));
+}
+
+/* Copy a number from an answer under another name, scaled; absent stays absent. */
+static void put_from(
+	struct migration *m, const char *key, const json_t *answer, const char *from, double scale)
+{
+	const json_t *value = json_object_get(answer, from);
+
+	if (!json_is_number(value))
+		return;
+	if (scale == 1 && json_is_integer(value))
+		json_object_set_new(m->run, key, json_integer(json_integer_value(value)));
+	else
+		put_real(m, key, json_number_value(value) * scale);
+}
+
+static double ms_between(uint64_t begin_ns, uint64_t end_ns)
+{
+	return ((double)end_ns - (double)begin_ns) / (double)SLUICE_NS_PER_MS;
+}
+
+static void put_cpu(struct migration *m)
+{
+	double source_s = perf_process_cpu_s(&m->source->engine);
+	double target_s = perf_process_cpu_s(&m->target->engine);
+
+	put_real(m, "cpu_s_source", source_s - m->cpu_s[0]);
+	put_real(m, "cpu_s_target", target_s - m->cpu_s[1]);
+}
+
+static int put_times(struct migration *m, struct sluice_error *err)
+{
+	struct perf_guest_span *span = &m->span;
+	struct perf_guest_times source, target;
+	int r = perf_guest_times(m->source, &source, err);
+
+	if (r == 0)
+		r = perf_guest_times(m->target, &target, err);
+	if (r < 0)
+		return r;
+	span->before_ns = m->config->settle_ns;
+	span->stopped_ns = source.stopped_ns;
+	span->running_ns = target.running_ns;
+	put_real(m, "total_ms", ms_between(span->start_ns, span->running_ns));
+	put_real(m, "downtime_ms", ms_between(span->stopped_ns, span->running_ns));
+	put_real(m, "precopy_ms", ms_between(span->start_ns, span->stopped_ns));
+	put_from(m, "predicted_downtime_ms", m->migrate, "expected-downtime-us", 1e-3);
+	put_from(m, "engine_total_ms", m->migrate, "total-time", 1);
+	put_from(m, "engine_downtime_ms", m->migrate, "downtime-us", 1e-3);
+	return 0;
+}
+
+static int put_stats(struct migration *m, struct sluice_error *err)
+{
+	json_t *stats = NULL, *target_stats = NULL, *lanes = NULL;
+	double total_ms = json_number_value(json_object_get(m->run, "total_ms"));
+	int r;
+
+	r = perf_command(m->source->engine_link, "query-stats", NULL, &stats, err);
+	if (r == 0)
+		r = perf_command(m->target->engine_link, "query-stats", NULL, &target_stats, err);
+	if (r == 0)
+		r = perf_command(m->source->engine_link, "query-lanes", NULL, &lanes, err);
+	if (r < 0)
+		goto out_free;
+	put_from(m, "bytes_placed", stats, "bytes-placed", 1);
+	put_from(m, "pages_sent", stats, "pages-sent", 1);
+	put_from(m, "pages_zero", stats, "pages-zero", 1);
+	put_from(m, "inflight_bytes_peak", stats, "inflight-bytes-peak", 1);
+	put_from(m, "pin_ms", stats, "pin-ms", 1);
+	put_from(m, "pages_pinned_during_migration", stats, "pages-pinned-during-migration", 1);
+	if (total_ms > 0)
+		put_real(m, "placed_bytes_per_s",
+			json_number_value(json_object_get(stats, "bytes-placed")) * 1e3 / total_ms);
+	json_object_set(m->run, "lanes", lanes);
+	json_object_set(m->run, "workers", json_object_get(stats, "workers"));
+	json_object_set(m->run, "workers_target", json_object_get(target_stats, "workers"));
+	json_object_set(m->run, "stats_source", stats);
+	json_object_set(m->run, "stats_target", target_stats);
+out_free:
+	json_decref(stats);
+	json_decref(target_stats);
+	json_decref(lanes);
+	return r;
+}
+
+static int put_verify(struct migration *m, struct sluice_error *err)
+{
+	struct perf_verify verify;
+	int r;
+
+	if (!m->config->verify)
+		return 0;
+	r = perf_guest_verify(m->target, m->source, &verify, err);
+	if (r < 0)
+		return r;
+	json_object_set_new(
+		m->run, "mismatched_pages", json_integer((json_int_t)verify.mismatched));
+	json_object_set_new(m->run, "pages_compared", json_integer((json_int_t)verify.compared));
+	json_object_set_new(
+		m->run, "pages_written_since", json_integer((json_int_t)verify.skipped));
+	if (verify.mismatched != 0)
+		return sluice_fail(err, -EILSEQ, "run", "%llu pages differ",
+			(unsigned long long)verify.mismatched);
+	if (verify.compared == 0)
+		return sluice_fail(err, -EILSEQ, "run", "no page could be compared");
+	return 0;
+}
+
+static int put_guest(struct migration *m, struct sluice_error *err)
+{
+	json_t *ops = NULL;
+	uint64_t errors = 0;
+	int r = perf_guest_errors(m->target, &errors, err);
+
+	if (r == 0)
+		r = perf_guest_ops(m->source, m->target, &m->span, &ops, err);
+	if (r < 0)
+		return r;
+	json_object_set_new(m->run, "guest_errors", json_integer((json_int_t)errors));
+	json_object_set_new(m->run, "guest_ops_per_s", ops);
+	if (errors != 0)
+		return sluice_fail(err, -EILSEQ, "run", "the guest found %llu errors",
+			(unsigned long long)errors);
+	return 0;
+}
+
+static int measure(struct migration *m, struct sluice_error *err)
+{
+	int r = perf_guest_wait_ready(m->source, m->config->timeout_ns, err);
+
+	if (r == 0)
+		r = let_work(m, m->config->settle_ns, err);
+	if (r == 0)
+		r = start(m, err);
+	if (r == 0)
+		r = wait_completed(m, err);
+	if (r == 0)
+		r = wait_running(m, err);
+	if (r < 0)
+		return r;
+	put_cpu(m);
+	r = put_times(m, err);
+	if (r == 0)
+		r = put_stats(m, err);
+	if (r == 0)
+		r = let_work(m, m->config->after_ns, err);
+	/* Verifying stops the guest for a while, so that it comes last. */
+	if (r == 0)
+		r = put_guest(m, err);
+	return r == 0 ? put_verify(m, err) : r;
+}
+
+int perf_migration_run(const struct perf_config *config, struct perf_node *source,
+	struct perf_node *target, struct perf_progress *progress, json_t **ret_run,
+	struct sluice_error *err)
+{
+	struct migration m = {.config = config,
+		.source = source,
+		.target = target,
+		.progress = progress,
+		.run = json_object()};
+	int r = measure(&m, err);
+
+	json_object_set_new(m.run, "status", json_string(r == 0 ? "completed" : "failed"));
+	if (r < 0)
+		json_object_set_new(m.run, "error", json_string(err->text));
+	json_decref(m.migrate);
+	*ret_run = m.run;
+	return r;
+}

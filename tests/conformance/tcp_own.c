@@ -1,0 +1,493 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * tcp_own.c: what only this transport can be asked: addresses, registrations, sleeping on a
+ * full socket, threads, and that a running lane allocates nothing.
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/params.h"
+#include "tests/conformance/tcp_raw.h"
+
+/* ---- addresses ---- */
+
+static const struct tcp_conf loopback_only = {.nodelay = true};
+
+static void addresses(void)
+{
+	static const struct {
+		const char *text;
+		int expected;
+	} rows[] = {
+		{"", 0},
+		{"127.0.0.1", 0},
+		{"127.0.0.1:0", 0},
+		{"127.3.4.5:7000", 0},
+		{"[::1]:0", 0},
+		{"[::1]", 0},
+		{"[::ffff:127.0.0.1]:0", 0},
+		{"192.0.2.1:7000", -EPERM},
+		{"0.0.0.0:7000", -EPERM},
+		{"[::]:7000", -EPERM},
+		{"[::ffff:192.0.2.1]:7000", -EPERM},
+		{"[2001:db8::1]:7000", -EPERM},
+		{"localhost:7000", -EINVAL}, /* no name is looked up */
+		{"::1", -EINVAL},
+		{"[::1", -EINVAL},
+		{"[::1]x", -EINVAL},
+		{"[]:1", -EINVAL},
+		{":7000", -EINVAL},
+		{"127.0.0.1:", -EINVAL},
+		{"127.0.0.1:http", -EINVAL},
+		{"127.0.0.1:7000:8000", -EINVAL},
+	};
+
+	for (size_t i = 0; i < SLUICE_ARRAY_LEN(rows); i++) {
+		struct sluice_rail *rail = NULL;
+		struct sluice_error err = {0};
+		int r = raw_tcp->rail_open(&loopback_only, rows[i].text, &rail, &err);
+
+		CU_ASSERT_EQUAL(r, rows[i].expected);
+		CU_ASSERT_EQUAL(err.code, rows[i].expected);
+		CU_ASSERT((r == 0) == (rail != NULL));
+		raw_tcp->rail_close(rail);
+	}
+}
+
+static void parameters(void)
+{
+	struct tcp_conf conf;
+	struct sluice_error err = {0};
+
+	memset(&conf, 0xff, sizeof(conf));
+	sluice_params_defaults(sluice_tcp_params, &conf);
+	CU_ASSERT(conf.nodelay);
+	CU_ASSERT(!conf.allow_network);
+	CU_ASSERT_EQUAL(conf.send_buffer_bytes, 0);
+	CU_ASSERT_EQUAL(conf.receive_buffer_bytes, 0);
+	CU_ASSERT_EQUAL(raw_tcp->conf_size, sizeof(conf));
+	CU_ASSERT_EQUAL(sluice_params_assign(sluice_tcp_params, &conf, "send-buffer=4M", &err), 0);
+	CU_ASSERT_EQUAL(conf.send_buffer_bytes, 4 << 20);
+	CU_ASSERT(sluice_params_assign(sluice_tcp_params, &conf, "receive-buffer=2G", &err) < 0);
+}
+
+static void only_loopback_unless_allowed(void)
+{
+	const struct tcp_conf everywhere = {.nodelay = true, .allow_network = true};
+	const struct sluice_lane_opts opts = {
+		.role = SLUICE_ROLE_SOURCE,
+		.peer_address = "192.0.2.1:7000", /* reserved for documentation: nobody */
+	};
+	struct sluice_rail_limits limits;
+	struct sluice_error err = {0};
+	struct sluice_conn *conn;
+	struct sluice_rail *rail;
+
+	CU_ASSERT_EQUAL_FATAL(raw_tcp->rail_open(&loopback_only, "", &rail, NULL), 0);
+	raw_tcp->rail_limits(rail, &limits);
+	CU_ASSERT(limits.caps & SLUICE_CAP_LOOPBACK_ONLY);
+	CU_ASSERT_EQUAL(raw_tcp->lane_open(rail, &opts, &conn, &err), -EPERM);
+	CU_ASSERT(strstr(err.text, "allow-network") != NULL);
+	raw_tcp->rail_close(rail);
+
+	CU_ASSERT_EQUAL_FATAL(raw_tcp->rail_open(&everywhere, "192.0.2.1:0", &rail, NULL), 0);
+	raw_tcp->rail_limits(rail, &limits);
+	CU_ASSERT(!(limits.caps & SLUICE_CAP_LOOPBACK_ONLY));
+	raw_tcp->rail_close(rail);
+}
+
+static void listening_twice(void)
+{
+	char address[SLUICE_ADDRESS_MAX], other[SLUICE_ADDRESS_MAX];
+	struct sluice_rail *first, *second;
+	struct sluice_error err = {0};
+
+	CU_ASSERT_EQUAL_FATAL(raw_tcp->rail_open(&loopback_only, "", &first, NULL), 0);
+	CU_ASSERT_EQUAL(raw_tcp->rail_listen(first, address, NULL), 0);
+	CU_ASSERT_EQUAL(raw_tcp->rail_listen(first, other, NULL), -EALREADY);
+	CU_ASSERT_EQUAL_FATAL(raw_tcp->rail_open(&loopback_only, address, &second, NULL), 0);
+	CU_ASSERT_EQUAL(raw_tcp->rail_listen(second, other, &err), -EADDRINUSE);
+	CU_ASSERT(strstr(err.text, address) != NULL);
+	raw_tcp->rail_close(second);
+	raw_tcp->rail_close(first);
+}
+
+static void memory_ids(void)
+{
+	uint8_t *page = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct sluice_span span = {1, page, 4096};
+	struct sluice_mem *mem, *again;
+	struct sluice_rail *rail;
+
+	CU_ASSERT_EQUAL_FATAL(raw_tcp->rail_open(&loopback_only, "", &rail, NULL), 0);
+	CU_ASSERT_EQUAL(raw_tcp->mem_register(rail, &span, 0, &mem, NULL), 0);
+	CU_ASSERT_EQUAL(raw_tcp->mem_register(rail, &span, 0, &again, NULL), -EEXIST);
+	raw_tcp->mem_unregister(mem);
+	CU_ASSERT_EQUAL(raw_tcp->mem_register(rail, &span, 0, &mem, NULL), 0);
+	span.id = 2;
+	span.addr = page + 8;
+	CU_ASSERT_EQUAL(raw_tcp->mem_register(rail, &span, 0, &again, NULL), -EINVAL);
+	span.addr = page;
+	span.len_bytes = 0;
+	CU_ASSERT_EQUAL(raw_tcp->mem_register(rail, &span, 0, &again, NULL), -EINVAL);
+	raw_tcp->mem_unregister(mem);
+	raw_tcp->rail_close(rail);
+	munmap(page, 8192);
+}
+
+/* ---- sleeping ---- */
+
+/* Ten messages arrive together; a worker with room for one event must not fall asleep. */
+static void messages_keep_awake(void)
+{
+	enum { MESSAGES = 10, BYTES = 56 };
+	uint8_t stream[MESSAGES * BYTES];
+	struct sluice_event event;
+	struct sluice_arm arm;
+	struct raw_frame frame;
+	struct raw r;
+
+	if (!raw_open(&r))
+		return;
+	for (uint32_t i = 0; i < MESSAGES; i++) {
+		raw_frame_bare(&frame, TCP_FRAME_SEND, 16);
+		frame.header.first_op = tcp_put64(i);
+		raw_frame_seal(&frame);
+		memcpy(stream + i * BYTES, &frame, BYTES);
+	}
+	if (raw_victim_connect(&r)) {
+		CU_ASSERT(raw_write(r.fd, stream, sizeof(stream)));
+		CU_ASSERT(raw_tcp->arm(r.victim, &arm));
+		CU_ASSERT_EQUAL(poll(&(struct pollfd){arm.fd, arm.events, 0}, 1, 5000), 1);
+		for (uint32_t i = 0; i < MESSAGES; i++) {
+			CU_ASSERT_EQUAL(raw_tcp->poll(r.victim, &event, 1, sluice_now_ns()), 1);
+			CU_ASSERT_EQUAL(event.kind, SLUICE_EVENT_RECEIVED);
+			CU_ASSERT_EQUAL(raw_tcp->arm(r.victim, &arm), i == MESSAGES - 1);
+		}
+	}
+	raw_close(&r);
+}
+
+struct sleeper {
+	struct sluice_conn *conn;
+	struct pollfd fd;
+	bool asleep;
+	bool connected;
+	uint64_t flushed;
+};
+
+/* A worker that is awake has its turn and goes to sleep when it may. */
+static void sleeper_turn(struct sleeper *sleeper)
+{
+	struct sluice_event events[4];
+	struct sluice_arm arm;
+	uint32_t count;
+
+	if (sleeper->asleep)
+		return;
+	count = raw_tcp->poll(sleeper->conn, events, 4, sluice_now_ns());
+	for (uint32_t i = 0; i < count; i++) {
+		CU_ASSERT(events[i].kind != SLUICE_EVENT_LOST);
+		sleeper->connected |= events[i].kind == SLUICE_EVENT_CONNECTED;
+		if (events[i].kind == SLUICE_EVENT_FLUSHED)
+			sleeper->flushed = events[i].seq;
+	}
+	sleeper->asleep = raw_tcp->arm(sleeper->conn, &arm);
+	sleeper->fd = (struct pollfd){.fd = arm.fd, .events = arm.events};
+}
+
+/* Both workers in turn; each is woken by its own descriptor only. False: nobody was. */
+static bool sleepers_turn(struct sleeper *source, struct sleeper *target)
+{
+	struct pollfd fds[2];
+
+	sleeper_turn(source);
+	sleeper_turn(target);
+	if (!source->asleep || !target->asleep || source->flushed != 0)
+		return true;
+	fds[0] = source->fd;
+	fds[1] = target->fd;
+	if (poll(fds, 2, 3000) == 0)
+		return false;
+	source->asleep = fds[0].revents == 0;
+	target->asleep = fds[1].revents == 0;
+	return true;
+}
+
+static void open_small_lane(
+	struct sluice_rail *rail, struct sleeper *source, struct sleeper *target)
+{
+	struct sluice_lane_opts opts = {.deadline_ns = sluice_now_ns() + 5 * SLUICE_NS_PER_S};
+	char address[SLUICE_ADDRESS_MAX];
+
+	CU_ASSERT_EQUAL_FATAL(raw_tcp->rail_listen(rail, address, NULL), 0);
+	opts.role = SLUICE_ROLE_TARGET;
+	CU_ASSERT_EQUAL_FATAL(raw_tcp->lane_open(rail, &opts, &target->conn, NULL), 0);
+	opts.role = SLUICE_ROLE_SOURCE;
+	opts.peer_address = address;
+	CU_ASSERT_EQUAL_FATAL(raw_tcp->lane_open(rail, &opts, &source->conn, NULL), 0);
+	for (int i = 0; i < 1000000 && !(source->connected && target->connected); i++) {
+		raw_tcp->rail_step(rail, sluice_now_ns());
+		source->asleep = target->asleep = false;
+		sleeper_turn(source);
+		sleeper_turn(target);
+	}
+}
+
+/*
+ * One WRITE, far larger than what the socket holds: no acknowledgement can wake the source
+ * before the last byte has left, so only POLLOUT keeps it going.
+ */
+static void sleeping_on_a_full_socket(void)
+{
+	const struct tcp_conf small = {.send_buffer_bytes = 32768, .receive_buffer_bytes = 32768};
+	struct sleeper source = {0}, target = {0};
+	struct sluice_rail *rail;
+	struct sluice_mem *mem;
+	bool woken = true;
+	struct raw r;
+
+	if (!raw_open(&r))
+		return;
+	const struct sluice_span span = {RAW_REGION_ID, r.region, RAW_REGION_BYTES};
+	const struct sluice_op ops[2] = {
+		{
+			.kind = SLUICE_OP_WRITE,
+			.len_bytes = TCP_OP_BYTES_MAX,
+			.seq = 1,
+			.local = r.local,
+			.remote = r.remote,
+		},
+		{.kind = SLUICE_OP_FLUSH, .seq = 2},
+	};
+	CU_ASSERT_EQUAL_FATAL(raw_tcp->rail_open(&small, "", &rail, NULL), 0);
+	CU_ASSERT_EQUAL(
+		raw_tcp->mem_register(rail, &span, SLUICE_ACCESS_REMOTE_WRITE, &mem, NULL), 0);
+	open_small_lane(rail, &source, &target);
+	CU_ASSERT_EQUAL(raw_tcp->submit(source.conn, ops, 2, sluice_now_ns()), 2);
+	source.asleep = false;
+	for (int i = 0; i < 1000000 && woken && source.flushed == 0; i++)
+		woken = sleepers_turn(&source, &target);
+	CU_ASSERT(woken);
+	CU_ASSERT_EQUAL(source.flushed, 2);
+	CU_ASSERT(memcmp(r.region, r.local, TCP_OP_BYTES_MAX) == 0);
+	raw_tcp->lane_close(source.conn);
+	raw_tcp->lane_close(target.conn);
+	raw_tcp->mem_unregister(mem);
+	raw_tcp->rail_close(rail);
+	raw_close(&r);
+}
+
+/* ---- threads ---- */
+
+struct worker {
+	struct sluice_conn *conn;
+	atomic_bool stop;
+	atomic_bool connected, lost;
+	atomic_int status;
+};
+
+static void *worker_run(void *arg)
+{
+	struct worker *worker = arg;
+
+	while (!atomic_load(&worker->stop)) {
+		struct sluice_event events[4];
+		struct sluice_arm arm;
+		uint32_t count = raw_tcp->poll(worker->conn, events, 4, sluice_now_ns());
+
+		for (uint32_t i = 0; i < count; i++) {
+			if (events[i].kind == SLUICE_EVENT_CONNECTED)
+				atomic_store(&worker->connected, true);
+			if (events[i].kind != SLUICE_EVENT_LOST)
+				continue;
+			atomic_store(&worker->status, events[i].status);
+			atomic_store(&worker->lost, true);
+		}
+		if (count == 0 && raw_tcp->arm(worker->conn, &arm)) {
+			struct pollfd fd = {.fd = arm.fd, .events = arm.events};
+
+			poll(&fd, 1, 10);
+		}
+	}
+	return NULL;
+}
+
+/* Our side of the flood: writes and zeroes over all of the region until the lane is gone. */
+static void flood(struct sluice_conn *source, const struct sluice_remote *remote,
+	const uint8_t *local, uint64_t *seq)
+{
+	struct sluice_event events[4];
+
+	for (int i = 0; i < 32; i++) {
+		struct sluice_op op = {
+			.kind = i % 4 == 3 ? SLUICE_OP_ZERO : SLUICE_OP_WRITE,
+			.len_bytes = 65536,
+			.local = local,
+			.remote = remote,
+			.remote_offset = (uint64_t)(i * 65536),
+			.seq = ++*seq,
+		};
+
+		raw_tcp->submit(source, &op, 1, sluice_now_ns());
+	}
+	raw_tcp->poll(source, events, 4, sluice_now_ns());
+}
+
+/*
+ * The control thread takes memory away while a worker receives into it. When unregister has
+ * returned the memory may be unmapped: whoever still wrote to it would crash here, or see
+ * EFAULT, but the lane must end because its memory is not registered.
+ */
+static void unregister_while_receiving(void)
+{
+	enum { BYTES = 4 << 20 };
+	struct sluice_lane_opts opts = {0};
+	pthread_t thread;
+	struct raw r;
+
+	if (!raw_open(&r))
+		return;
+	for (uint32_t round = 0; round < 40; round++) {
+		struct worker worker = {0};
+		uint8_t *addr = mmap(
+			NULL, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		const struct sluice_span span = {1000 + round, addr, BYTES};
+		uint64_t seq = 0, end_ns = sluice_now_ns() + 5 * SLUICE_NS_PER_S;
+		uint8_t key[SLUICE_KEY_BYTES_MAX];
+		struct sluice_remote *remote;
+		struct sluice_conn *source;
+		struct sluice_mem *mem;
+		int bytes;
+
+		opts = (struct sluice_lane_opts){
+			.lane = 100 + round,
+			.deadline_ns = end_ns,
+			.peer_address = r.address,
+		};
+		raw_tcp->mem_register(r.target_rail, &span, SLUICE_ACCESS_REMOTE_WRITE, &mem, NULL);
+		bytes = raw_tcp->mem_export(mem, key, sizeof(key));
+		raw_tcp->mem_import(r.source_rail, key, (size_t)bytes, &remote, NULL);
+		opts.role = SLUICE_ROLE_TARGET;
+		raw_tcp->lane_open(r.target_rail, &opts, &worker.conn, NULL);
+		pthread_create(&thread, NULL, worker_run, &worker);
+		opts.role = SLUICE_ROLE_SOURCE;
+		raw_tcp->lane_open(r.source_rail, &opts, &source, NULL);
+		for (int i = 0; i < 3 + (int)round % 5 || !atomic_load(&worker.connected); i++) {
+			raw_tcp->rail_step(r.target_rail, sluice_now_ns());
+			flood(source, remote, r.local, &seq);
+			if (sluice_now_ns() > end_ns)
+				break;
+		}
+		raw_tcp->mem_unregister(mem);
+		munmap(addr, BYTES);
+		while (!atomic_load(&worker.lost) && sluice_now_ns() < end_ns)
+			flood(source, remote, r.local, &seq);
+		CU_ASSERT(atomic_load(&worker.lost));
+		CU_ASSERT_EQUAL(atomic_load(&worker.status), -EPROTO);
+		atomic_store(&worker.stop, true);
+		pthread_join(thread, NULL);
+		raw_tcp->lane_close(worker.conn);
+		raw_tcp->lane_close(source);
+		raw_tcp->mem_forget(remote);
+	}
+	raw_check(&r);
+	raw_close(&r);
+}
+
+/* ---- no allocation ---- */
+
+/* The linker leads the transport's allocations through these (--wrap). */
+void *__real_malloc(size_t bytes);
+void *__real_calloc(size_t count, size_t bytes);
+void *__real_realloc(void *addr, size_t bytes);
+void *__real_aligned_alloc(size_t align, size_t bytes);
+void *__wrap_malloc(size_t bytes);
+void *__wrap_calloc(size_t count, size_t bytes);
+void *__wrap_realloc(void *addr, size_t bytes);
+void *__wrap_aligned_alloc(size_t align, size_t bytes);
+
+static uint64_t allocations;
+
+void *__wrap_malloc(size_t bytes)
+{
+	__atomic_fetch_add(&allocations, 1, __ATOMIC_RELAXED);
+	return __real_malloc(bytes);
+}
+
+void *__wrap_calloc(size_t count, size_t bytes)
+{
+	__atomic_fetch_add(&allocations, 1, __ATOMIC_RELAXED);
+	return __real_calloc(count, bytes);
+}
+
+void *__wrap_realloc(void *addr, size_t bytes)
+{
+	__atomic_fetch_add(&allocations, 1, __ATOMIC_RELAXED);
+	return __real_realloc(addr, bytes);
+}
+
+void *__wrap_aligned_alloc(size_t align, size_t bytes)
+{
+	__atomic_fetch_add(&allocations, 1, __ATOMIC_RELAXED);
+	return __real_aligned_alloc(align, bytes);
+}
+
+static void running_lane_allocates_nothing(void)
+{
+	uint64_t before = allocations, seq;
+	struct raw r;
+
+	if (!raw_open(&r))
+		return;
+	CU_ASSERT(allocations > before); /* the counter counts: opening does allocate */
+	seq = r.good_seq;
+	before = allocations;
+	for (int i = 0; i < 200; i++) {
+		flood(r.good_source, r.remote, r.local, &seq);
+		raw_pump(&r);
+	}
+	CU_ASSERT_EQUAL(allocations, before);
+	raw_close(&r);
+}
+
+static void counters_of_a_lane(void)
+{
+	const struct sluice_conn_stats *out, *in;
+	struct raw r;
+
+	if (!raw_open(&r))
+		return;
+	out = raw_tcp->lane_stats(r.good_source);
+	in = raw_tcp->lane_stats(r.good_target);
+	/* raw_open sent one page: greeting, header, one entry, content; an ACK came back. */
+	CU_ASSERT_EQUAL(out->bytes_out, 56 + 40 + 24 + 4096);
+	CU_ASSERT_EQUAL(in->bytes_in, 40 + 24 + 4096);
+	CU_ASSERT_EQUAL(out->bytes_in, 24 + 40);
+	CU_ASSERT_EQUAL(in->bytes_out, 40);
+	CU_ASSERT(out->syscalls_out > 0 && in->syscalls_in > 0);
+	raw_close(&r);
+}
+
+CU_TestInfo cases_tcp_own[] = {
+	{"addresses", addresses},
+	{"parameters", parameters},
+	{"only loopback unless allowed", only_loopback_unless_allowed},
+	{"listening twice", listening_twice},
+	{"memory ids", memory_ids},
+	{"messages left in the buffer keep a worker awake", messages_keep_awake},
+	{"sleeping on a frame that no buffer holds", sleeping_on_a_full_socket},
+	{"memory unregistered while a worker receives", unregister_while_receiving},
+	{"a running lane allocates nothing", running_lane_allocates_nothing},
+	{"counters of a lane", counters_of_a_lane},
+	CU_TEST_INFO_NULL,
+};

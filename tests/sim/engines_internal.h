@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * engines_internal.h: the simulated world of two engines, and who plays what in it:
+ *
+ *   engines.c         one seed: building the world, the actors, the end and its checks
+ *   engines_plan.c    what a seed decides beforehand
+ *   engines_host.c    an engine process around a session: what engine/migration.c is to sluiced
+ *   engines_link.c    the peer link
+ *   engines_device.c  readers and loaders of device state
+ *   engines_vmm.c     the two VMMs
+ *   engines_chaos.c   faults, and the operator who settles what is in doubt
+ */
+#ifndef SLUICE_TESTS_SIM_ENGINES_INTERNAL_H
+#define SLUICE_TESTS_SIM_ENGINES_INTERNAL_H
+
+#include <jansson.h>
+
+#include "base/clock.h"
+#include "base/random.h"
+#include "engine/session/source.h"
+#include "engine/session/target.h"
+#include "tests/sim/engines.h"
+#include "tests/sim/guest.h"
+#include "tests/sim/oracle.h"
+#include "tests/sim/scheduler.h"
+#include "transports/sim/sim.h"
+
+#define ENGINES_LANES_MAX   8u
+#define ENGINES_LINKS_MAX   256u
+#define ENGINES_FAULTS_MAX  2u
+#define ENGINES_DEVICES_MAX 2u
+
+enum host { SOURCE, TARGET, HOSTS };
+
+enum fault_kind {
+	FAULT_CANCEL_SOURCE,
+	FAULT_CANCEL_TARGET,
+	FAULT_CUT_LINK,
+	FAULT_KILL_SOURCE,
+	FAULT_KILL_TARGET,
+	FAULT_KILL_LANE, /* deaths by chance come on top: see sluice_sim_world_opts.death_ppm */
+	FAULT_KINDS,
+};
+
+/* A fault comes some time after the start, or after a message of a type was sent. */
+struct fault {
+	enum fault_kind kind;
+	const char *after_message; /* NULL: at a time */
+	uint64_t delay_ns;
+	uint64_t due_ns; /* SLUICE_NEVER: not yet known, or done */
+};
+
+/* What a seed decides beforehand. */
+struct plan {
+	uint32_t lanes, window_bytes;
+	uint32_t slots, slot_bytes;
+	uint32_t devices, device_bytes[ENGINES_DEVICES_MAX];
+	uint32_t device_error_ppm; /* per segment: reading or loading fails */
+	uint32_t known_zero_ppm;
+	bool clean_start; /* the first bitmap is empty: holes stay unsent */
+	uint64_t link_ns_min, link_ns_max; /* latency of the peer link */
+	uint64_t vmm_ns_max; /* how long a VMM takes to react */
+	uint64_t device_ns_max; /* per segment read or loaded */
+	uint64_t store_ns; /* between two stores of the guest */
+	uint64_t patience_ns; /* then the downtime limit is lifted */
+	uint64_t operator_ns; /* in doubt for so long: the operator decides */
+	uint64_t restart_ns_max; /* a dead engine's successor */
+	uint64_t peer_timeout_ns;
+	struct sluice_policy_conf policy;
+	struct fault faults[ENGINES_FAULTS_MAX];
+	uint32_t fault_count;
+	struct guest_opts guest;
+	struct sluice_sim_world_opts world;
+};
+
+struct letter {
+	json_t *message;
+	uint64_t due_ns;
+	struct letter *next;
+};
+
+struct engine;
+
+/* One connection between the engines. Ends by enum host. */
+struct link {
+	struct engine *end[HOSTS]; /* NULL: closed at this end */
+	bool connecting, stranger, cut;
+	uint64_t connect_ns; /* when the source learns that it is up, or is not */
+	uint64_t down_ns[HOSTS]; /* when this end learns that it is down */
+	uint64_t last_due_ns[HOSTS];
+	struct letter *first[HOSTS], *last[HOSTS]; /* letters to this end */
+};
+
+/* A reader at the source or a loader at the target. */
+struct device {
+	bool started, ended, told;
+	int code;
+	uint64_t at_bytes, next_ns;
+	uint32_t seq;
+	bool loading; /* target */
+	struct sluice_announce announce;
+};
+
+/* An engine process. */
+struct engine {
+	struct run *run;
+	enum host host;
+	bool alive, listens, successor; /* the successor of one that died knows only the records */
+	uint64_t restart_ns;
+	struct sluice_source *source;
+	struct sluice_target *target;
+	struct sluice_crew *crew;
+	struct link *link;
+	struct sluice_inbox *inbox;
+	struct sluice_mem *staging;
+	struct device devices[ENGINES_DEVICES_MAX];
+	uint32_t loaded[256], loaded_count; /* slots whose credit was not given back yet */
+	struct sluice_session_region regions[GUEST_REGIONS_MAX];
+	bool woken;
+	enum sluice_decision records[2]; /* by enum sluice_record_side; outlive the process */
+};
+
+struct vmm_event {
+	char name[32];
+	json_t *data;
+	uint64_t due_ns;
+	struct vmm_event *next;
+};
+
+struct vmm {
+	struct run *run;
+	enum host host;
+	struct vmm_event *first, *last;
+	uint64_t last_due_ns;
+	bool over; /* knows how it ended */
+	bool must_query; /* its engine died: ask the successor */
+	/* Source. */
+	bool switching, gave, completed, cancelled;
+	uint32_t devices_added;
+	uint64_t sync_id, next_ns;
+	/* Target. */
+	bool runs, opened[ENGINES_DEVICES_MAX], loaded[ENGINES_DEVICES_MAX];
+	uint64_t loaded_ns[ENGINES_DEVICES_MAX];
+};
+
+struct lane_actor {
+	struct run *run;
+	enum host host;
+	uint32_t lane;
+};
+
+struct run {
+	uint64_t seed;
+	bool trace;
+	struct plan plan;
+	struct engines_stats *stats;
+	struct sluice_random random;
+	struct sluice_sim_world *world;
+	struct sluice_rail *rails[HOSTS];
+	char address[SLUICE_ADDRESS_MAX];
+	struct guest *guest;
+	struct oracle *oracle;
+	struct scheduler scheduler;
+	struct engine engines[HOSTS];
+	struct vmm vmms[HOSTS];
+	struct link *links[ENGINES_LINKS_MAX];
+	uint32_t link_count;
+	struct lane_actor lane_actors[HOSTS][ENGINES_LANES_MAX];
+	struct sluice_mem *mems[HOSTS][GUEST_REGIONS_MAX];
+	struct sluice_bitmap_feed *feeds[GUEST_REGIONS_MAX];
+	uint64_t store_next_ns, partition_until_ns;
+	uint32_t throttle_percent;
+	bool session_seen; /* the target has had a session */
+	bool limit_lifted, was_in_doubt, operator_decided, was_throttled;
+	uint64_t doubt_since_ns, operator_next_ns;
+	uint64_t hash;
+};
+
+/* engines.c */
+uint64_t run_now(const struct run *run);
+/* 1 .. max, in ns. */
+uint64_t run_delay(struct run *run, uint64_t max_ns);
+bool run_chance(struct run *run, uint32_t ppm);
+void run_say(struct run *run, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* engines_plan.c */
+void plan_make(struct plan *plan, uint64_t seed);
+
+/* engines_host.c */
+extern const char engines_session_id[];
+void engine_init(struct run *run, enum host host);
+void engine_migrate(struct engine *engine);
+void engine_kill(struct engine *engine);
+void engine_clear(struct engine *engine);
+/* "none", "active", "prepared", "in-doubt", "committed", "aborted"; as query-session. */
+const char *engine_session_status(struct engine *engine);
+void engine_link_up(struct engine *engine);
+void engine_link_message(struct engine *engine, struct link *link, const json_t *message);
+void engine_link_down(struct engine *engine, struct link *link, const char *why);
+void engine_tick(struct engine *engine);
+uint64_t engine_step(void *engine, uint64_t now_ns);
+uint64_t engine_lane_step(void *lane_actor, uint64_t now_ns);
+/* The first-decision-wins record of a host. */
+enum sluice_decision engine_decide(
+	struct engine *engine, enum sluice_record_side side, enum sluice_decision decision);
+
+/* engines_link.c */
+struct link *link_connect(struct engine *source);
+void link_send(struct link *link, enum host from, const json_t *message);
+void link_close(struct link *link, enum host end);
+void link_cut(struct run *run, struct link *link);
+bool link_any_letters(const struct run *run);
+uint64_t links_step(void *run, uint64_t now_ns);
+void links_destroy(struct run *run);
+
+/* engines_device.c */
+uint64_t device_step(void *engine, uint64_t now_ns);
+/* What the readers and loaders have to tell the session. */
+void device_poll(struct engine *engine);
+
+/* engines_vmm.c */
+void vmm_tell(struct vmm *vmm, const char *name, json_t *data, uint64_t delay_ns);
+/* The engine's end of the socket is gone; of what it had said last some may be lost. */
+void vmm_engine_gone(struct vmm *vmm);
+uint64_t vmm_step(void *vmm, uint64_t now_ns);
+void vmm_destroy(struct vmm *vmm);
+void vmm_source_ended(struct vmm *vmm, bool given_away);
+
+/* engines_chaos.c */
+void chaos_message_sent(struct run *run, const char *type);
+uint64_t chaos_step(void *run, uint64_t now_ns);
+uint64_t operator_step(void *run, uint64_t now_ns);
+
+#endif

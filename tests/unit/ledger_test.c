@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* ledger_test.c: the ledger's states, one by one and from many threads. */
+#include <pthread.h>
+
+#include "base/random.h"
+#include "engine/lane/ledger.h"
+#include "tests/unit/unit.h"
+
+#define PAGES 1300u /* two whole chunks and a short one */
+
+static uint8_t memory[1];
+
+static struct sluice_ledger *make(uint64_t pages)
+{
+	struct sluice_ledger_span span = {.base = memory, .len_bytes = pages << SLUICE_PAGE_SHIFT};
+	struct sluice_ledger *ledger = NULL;
+
+	CU_ASSERT_EQUAL_FATAL(sluice_ledger_create(&span, 1, &ledger), 0);
+	return ledger;
+}
+
+static void test_mark_counts_fresh_bits(void)
+{
+	struct sluice_ledger *ledger = make(PAGES);
+
+	CU_ASSERT_EQUAL(sluice_ledger_mark(ledger, 0, 1, 0xf0), 4);
+	CU_ASSERT_EQUAL(sluice_ledger_mark(ledger, 0, 1, 0xff), 4);
+	CU_ASSERT_EQUAL(sluice_ledger_mark(ledger, 0, 1, 0), 0);
+	CU_ASSERT_EQUAL(sluice_ledger_pages_dirty(ledger), 8);
+	CU_ASSERT_FALSE(sluice_ledger_is_drained(ledger));
+	sluice_ledger_destroy(ledger);
+}
+
+static void test_mark_pages_is_clipped(void)
+{
+	struct sluice_ledger *ledger = make(PAGES);
+
+	sluice_ledger_mark_pages(ledger, 0, PAGES - 3, 1000);
+	CU_ASSERT_EQUAL(sluice_ledger_pages_dirty(ledger), 3);
+	sluice_ledger_mark_pages(ledger, 0, PAGES + 5, UINT64_MAX);
+	CU_ASSERT_EQUAL(sluice_ledger_pages_dirty(ledger), 3);
+	sluice_ledger_mark_pages(ledger, 0, 0, UINT64_MAX);
+	CU_ASSERT_EQUAL(sluice_ledger_pages_dirty(ledger), PAGES);
+	sluice_ledger_destroy(ledger);
+}
+
+static void test_a_chunk_has_one_owner(void)
+{
+	struct sluice_ledger *ledger = make(PAGES);
+	uint64_t bits[SLUICE_CHUNK_WORDS];
+	uint32_t chunk = 99, other;
+
+	sluice_ledger_mark(ledger, 0, 9, 1); /* chunk 1 */
+	sluice_ledger_mark(ledger, 0, 10, 1);
+	CU_ASSERT_TRUE(sluice_ledger_pop(ledger, 5, &chunk));
+	CU_ASSERT_EQUAL(chunk, 1);
+	CU_ASSERT_EQUAL(sluice_ledger_take(ledger, chunk, bits), 2);
+	CU_ASSERT_EQUAL(bits[1], 1);
+	/* Dirtied while owned: it waits for its owner, nobody else gets it. */
+	sluice_ledger_mark(ledger, 0, 9, 2);
+	CU_ASSERT_FALSE(sluice_ledger_pop(ledger, 6, &other));
+	sluice_ledger_release(ledger, chunk, 5);
+	CU_ASSERT_TRUE(sluice_ledger_pop(ledger, 6, &other));
+	CU_ASSERT_EQUAL(other, 1);
+	sluice_ledger_take(ledger, other, bits);
+	CU_ASSERT_EQUAL(bits[1], 2);
+	sluice_ledger_release(ledger, other, 6);
+	CU_ASSERT_TRUE(sluice_ledger_is_drained(ledger));
+	sluice_ledger_destroy(ledger);
+}
+
+static void test_coldest_first(void)
+{
+	struct sluice_ledger *ledger = make(PAGES);
+	uint64_t bits[SLUICE_CHUNK_WORDS];
+	uint32_t chunk;
+
+	/* Chunk 0 is dirtied again and again while it is sent: it becomes hot. */
+	sluice_ledger_mark(ledger, 0, 0, 1);
+	for (int i = 0; i < 3; i++) {
+		CU_ASSERT_TRUE(sluice_ledger_pop(ledger, 0, &chunk));
+		sluice_ledger_take(ledger, chunk, bits);
+		sluice_ledger_mark(ledger, 0, 0, 1);
+		sluice_ledger_release(ledger, chunk, 0);
+	}
+	sluice_ledger_mark(ledger, 0, 16, 1); /* chunk 2, later and cold */
+	CU_ASSERT_TRUE(sluice_ledger_pop(ledger, 0, &chunk));
+	CU_ASSERT_EQUAL(chunk, 2);
+	CU_ASSERT_TRUE(sluice_ledger_pop(ledger, 0, &chunk));
+	CU_ASSERT_EQUAL(chunk, 0);
+	sluice_ledger_destroy(ledger);
+}
+
+static void test_a_lost_lane_keeps_its_chunks_until_reclaim(void)
+{
+	struct sluice_ledger *ledger = make(PAGES);
+	uint64_t bits[SLUICE_CHUNK_WORDS];
+	uint32_t chunk, other;
+
+	sluice_ledger_mark(ledger, 0, 0, 0xff);
+	CU_ASSERT_TRUE(sluice_ledger_pop(ledger, 3, &chunk));
+	sluice_ledger_take(ledger, chunk, bits);
+	sluice_ledger_put_back(ledger, chunk, 2, 3);
+	CU_ASSERT_EQUAL(sluice_ledger_pages_dirty(ledger), 3);
+	CU_ASSERT_FALSE(sluice_ledger_pop(ledger, 4, &other));
+	CU_ASSERT_EQUAL(sluice_ledger_reclaim(ledger, 2), 0);
+	CU_ASSERT_EQUAL(sluice_ledger_reclaim(ledger, 3), 1);
+	CU_ASSERT_TRUE(sluice_ledger_pop(ledger, 4, &other));
+	sluice_ledger_take(ledger, other, bits);
+	CU_ASSERT_EQUAL(bits[0], 0x1c);
+	sluice_ledger_destroy(ledger);
+}
+
+/*
+ * Threads. Each page has a version that its writer raises before it marks the page; a lane takes
+ * the bits and then copies the versions. At the end the copy must be the versions: no mark was
+ * lost, whatever the interleaving.
+ */
+#define RACE_CHUNKS 8u
+#define RACE_PAGES  (RACE_CHUNKS * 512u)
+#define RACE_LANES  3
+#define RACE_MARKS  200000
+
+static struct {
+	struct sluice_ledger *ledger;
+	uint32_t version[RACE_PAGES];
+	uint32_t copy[RACE_PAGES];
+	uint32_t owner[RACE_CHUNKS];
+	uint32_t writers;
+	uint32_t violations;
+} race;
+
+static void *race_writer(void *arg)
+{
+	struct sluice_random random;
+
+	sluice_random_seed(&random, (uint64_t)(uintptr_t)arg);
+	for (int i = 0; i < RACE_MARKS; i++) {
+		uint32_t page = (uint32_t)sluice_random_below(&random, RACE_PAGES);
+
+		__atomic_fetch_add(&race.version[page], 1, __ATOMIC_RELEASE);
+		sluice_ledger_mark(race.ledger, 0, page / 64, 1ull << (page % 64));
+	}
+	__atomic_fetch_sub(&race.writers, 1, __ATOMIC_SEQ_CST);
+	return NULL;
+}
+
+static void race_copy(uint32_t chunk)
+{
+	uint64_t bits[SLUICE_CHUNK_WORDS];
+
+	sluice_ledger_take(race.ledger, chunk, bits);
+	for (uint32_t page = 0; page < SLUICE_CHUNK_PAGES; page++)
+		if ((bits[page / 64] >> (page % 64)) & 1)
+			race.copy[chunk * 512 + page] = __atomic_load_n(
+				&race.version[chunk * 512 + page], __ATOMIC_ACQUIRE);
+}
+
+static void *race_lane(void *arg)
+{
+	uint32_t lane = (uint32_t)(uintptr_t)arg;
+	uint32_t chunk;
+
+	while (__atomic_load_n(&race.writers, __ATOMIC_SEQ_CST) > 0 ||
+		!sluice_ledger_is_drained(race.ledger)) {
+		if (!sluice_ledger_pop(race.ledger, lane, &chunk))
+			continue;
+		if (__atomic_exchange_n(&race.owner[chunk], lane + 1, __ATOMIC_ACQ_REL) != 0)
+			__atomic_fetch_add(&race.violations, 1, __ATOMIC_RELAXED);
+		race_copy(chunk);
+		__atomic_store_n(&race.owner[chunk], 0, __ATOMIC_RELEASE);
+		sluice_ledger_release(race.ledger, chunk, lane);
+	}
+	return NULL;
+}
+
+static void test_threads(void)
+{
+	pthread_t threads[2 + RACE_LANES];
+
+	memset(&race, 0, sizeof(race));
+	race.ledger = make(RACE_PAGES);
+	race.writers = 2;
+	for (uintptr_t i = 0; i < 2; i++)
+		pthread_create(&threads[i], NULL, race_writer, (void *)(i + 1));
+	for (uintptr_t i = 0; i < RACE_LANES; i++)
+		pthread_create(&threads[2 + i], NULL, race_lane, (void *)i);
+	for (size_t i = 0; i < SLUICE_ARRAY_LEN(threads); i++)
+		pthread_join(threads[i], NULL);
+	CU_ASSERT_EQUAL(race.violations, 0);
+	CU_ASSERT_EQUAL(memcmp(race.version, race.copy, sizeof(race.copy)), 0);
+	CU_ASSERT_EQUAL(sluice_ledger_pages_dirty(race.ledger), 0);
+	sluice_ledger_destroy(race.ledger);
+}
+
+int main(void)
+{
+	static const struct unit_test tests[] = {
+		{"marking counts fresh bits", test_mark_counts_fresh_bits},
+		{"marking pages is clipped to the region", test_mark_pages_is_clipped},
+		{"a chunk has one owner", test_a_chunk_has_one_owner},
+		{"coldest first", test_coldest_first},
+		{"a lost lane keeps its chunks until reclaim",
+			test_a_lost_lane_keeps_its_chunks_until_reclaim},
+		{"threads lose no mark and share no chunk", test_threads},
+		{0},
+	};
+
+	return unit_run("ledger", tests);
+}

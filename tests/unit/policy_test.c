@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* policy_test.c: decisions by table. */
+#include "engine/policy/policy.h"
+#include "tests/unit/unit.h"
+
+#define MS 1000000ull
+#define S  1000000000ull
+
+static const struct sluice_policy_conf conf = {
+	.downtime_limit_ns = 300 * MS,
+	.sync_interval_ns = 100 * MS,
+	.throttle = true,
+	.throttle_after_ns = 30 * S,
+	.throttle_initial_percent = 20,
+	.throttle_step_percent = 10,
+};
+
+/* A link of 1 GB/s that was busy all the time. */
+static const struct sluice_measure busy = {
+	.interval_ns = 100 * MS,
+	.pages_dirtied = 15000, /* 0.6 GB/s: going on would not halve what is left */
+	.pages_dirty = 1000,
+	.bytes_placed = 100000000,
+	.busy_ns = 100 * MS,
+	.sync_ns = MS / 10,
+	.vmm_rtt_ns = MS / 10,
+	.peer_rtt_ns = MS / 10,
+	.elapsed_ns = S,
+};
+
+static void test_table(void)
+{
+	static const struct {
+		const char *name;
+		uint64_t pages_dirty;
+		bool switch_over;
+		uint64_t predicted_ms_min, predicted_ms_max;
+	} rows[] = {
+		{"nothing left", 0, true, 0, 2},
+		{"4 MB at 1 GB/s", 1000, true, 4, 6},
+		{"290 MB", 71000, true, 285, 300},
+		{"310 MB", 75800, false, 305, 320},
+		{"a terabyte", 1ull << 28, false, 1000000, 1200000},
+	};
+
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		struct sluice_policy_state state = {0};
+		struct sluice_measure m = busy;
+		struct sluice_decision_out out;
+
+		m.pages_dirty = rows[i].pages_dirty;
+		sluice_policy_decide(&conf, &m, &state, &out);
+		if (out.switch_over != rows[i].switch_over ||
+			out.predicted_downtime_ns / MS < rows[i].predicted_ms_min ||
+			out.predicted_downtime_ns / MS > rows[i].predicted_ms_max)
+			fprintf(stderr, "\n%s: %llu ns\n", rows[i].name,
+				(unsigned long long)out.predicted_downtime_ns);
+		CU_ASSERT_EQUAL(out.switch_over, rows[i].switch_over);
+		CU_ASSERT_TRUE(out.predicted_downtime_ns / MS >= rows[i].predicted_ms_min);
+		CU_ASSERT_TRUE(out.predicted_downtime_ns / MS <= rows[i].predicted_ms_max);
+	}
+}
+
+/* Within the limit, but a calm guest can have less: a few more rounds, then it goes. */
+static void test_the_limit_is_not_a_goal(void)
+{
+	struct sluice_policy_state state = {0};
+	struct sluice_measure m = busy;
+	struct sluice_decision_out out;
+	int rounds = 0;
+
+	m.pages_dirtied = 1000;
+	m.pages_dirty = 10000; /* 40 ms */
+	sluice_policy_decide(&conf, &m, &state, &out);
+	CU_ASSERT_FALSE(out.switch_over);
+	m.pages_dirty = 100; /* 0.4 ms */
+	sluice_policy_decide(&conf, &m, &state, &out);
+	CU_ASSERT_TRUE(out.switch_over);
+	/* It never waits for ever, even when what is left does not shrink. */
+	memset(&state, 0, sizeof(state));
+	m.pages_dirty = 10000;
+	do
+		sluice_policy_decide(&conf, &m, &state, &out);
+	while (!out.switch_over && ++rounds < 100);
+	CU_ASSERT_TRUE(rounds > 1 && rounds < 50);
+}
+
+static void test_nothing_placed_yet(void)
+{
+	struct sluice_policy_state state = {0};
+	struct sluice_measure m = {.interval_ns = 100 * MS, .pages_dirty = 1, .busy_ns = 100 * MS};
+	struct sluice_decision_out out;
+
+	sluice_policy_decide(&conf, &m, &state, &out);
+	CU_ASSERT_FALSE(out.switch_over);
+	m.pages_dirty = 0; /* an empty guest may go at once */
+	sluice_policy_decide(&conf, &m, &state, &out);
+	CU_ASSERT_TRUE(out.switch_over);
+}
+
+/* A small guest is sent again and again in less time than a good measure takes. */
+static void test_a_small_guest_goes(void)
+{
+	struct sluice_policy_state state = {0};
+	struct sluice_measure m = {.interval_ns = 2 * MS,
+		.pages_dirtied = 40,
+		.pages_dirty = 40,
+		.bytes_placed = 40 * 4096,
+		.busy_ns = MS / 20};
+	struct sluice_decision_out out;
+
+	sluice_policy_decide(&conf, &m, &state, &out);
+	CU_ASSERT_TRUE(out.switch_over);
+}
+
+static void test_throttle_when_too_fast(void)
+{
+	struct sluice_policy_state state = {0};
+	struct sluice_measure m = busy;
+	struct sluice_decision_out out;
+	uint32_t last = 0;
+
+	m.pages_dirtied = 30000; /* 1.2 GB/s */
+	m.pages_dirty = 200000;
+	for (int i = 0; i < 20; i++) {
+		sluice_policy_decide(&conf, &m, &state, &out);
+		CU_ASSERT_TRUE(out.throttle_percent >= last);
+		CU_ASSERT_TRUE(out.throttle_percent <= SLUICE_THROTTLE_MAX_PERCENT);
+		last = out.throttle_percent;
+	}
+	CU_ASSERT_EQUAL(last, SLUICE_THROTTLE_MAX_PERCENT);
+	m.pages_dirtied = 10; /* and the brake is loosened again */
+	for (int i = 0; i < 40; i++)
+		sluice_policy_decide(&conf, &m, &state, &out);
+	CU_ASSERT_EQUAL(out.throttle_percent, 0);
+}
+
+static void test_throttle_when_too_long(void)
+{
+	struct sluice_policy_conf off = conf;
+	struct sluice_policy_state state = {0};
+	struct sluice_measure m = busy;
+	struct sluice_decision_out out;
+
+	m.pages_dirtied = 1000;
+	sluice_policy_decide(&conf, &m, &state, &out);
+	CU_ASSERT_EQUAL(out.throttle_percent, 0);
+	m.elapsed_ns = 31 * S;
+	sluice_policy_decide(&conf, &m, &state, &out);
+	CU_ASSERT_EQUAL(out.throttle_percent, 20);
+	sluice_policy_decide(&conf, &m, &state, &out);
+	CU_ASSERT_EQUAL(out.throttle_percent, 30);
+	off.throttle = false;
+	sluice_policy_decide(&off, &m, &state, &out);
+	CU_ASSERT_EQUAL(out.throttle_percent, 0);
+}
+
+static void test_next_sync(void)
+{
+	struct sluice_policy_state state = {0};
+	struct sluice_measure m = busy;
+	struct sluice_decision_out out;
+
+	m.pages_dirty = 1u << 20; /* 4 GiB: longer than the interval */
+	sluice_policy_decide(&conf, &m, &state, &out);
+	CU_ASSERT_EQUAL(out.next_sync_ns, conf.sync_interval_ns);
+	m.pages_dirty = 5000; /* 20 MB: gone in 20 ms */
+	sluice_policy_decide(&conf, &m, &state, &out);
+	CU_ASSERT_TRUE(out.next_sync_ns > 15 * MS && out.next_sync_ns < 25 * MS);
+	m.pages_dirty = 0;
+	sluice_policy_decide(&conf, &m, &state, &out);
+	CU_ASSERT_TRUE(out.next_sync_ns >= MS);
+}
+
+int main(void)
+{
+	static const struct unit_test tests[] = {
+		{"switch or go on, and the prediction", test_table},
+		{"the limit is a bound, not a goal", test_the_limit_is_not_a_goal},
+		{"before anything was placed", test_nothing_placed_yet},
+		{"a small guest goes", test_a_small_guest_goes},
+		{"throttle: dirties faster than lanes place", test_throttle_when_too_fast},
+		{"throttle: takes too long", test_throttle_when_too_long},
+		{"when to sync next", test_next_sync},
+		{0},
+	};
+
+	return unit_run("policy", tests);
+}

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * session_pair.h: a source and a target session in one thread, with nothing real around them: the
+ * sim transport carries the lanes, and messages and events are kept until the test passes them
+ * on. So a test can stop at any step of a session and say something else than what comes next.
+ */
+#ifndef SLUICE_TESTS_UNIT_SESSION_PAIR_H
+#define SLUICE_TESTS_UNIT_SESSION_PAIR_H
+
+#include "engine/device/inbox.h"
+#include "engine/device/outbox.h"
+#include "engine/session/source.h"
+#include "engine/session/target.h"
+#include "transports/sim/sim.h"
+
+#define PAIR_SESSION      "0123456789abcdef0123456789abcdef"
+#define PAIR_REGION_BYTES (4u << 20)
+#define PAIR_LANES        2u
+#define PAIR_QUEUE        256
+#define PAIR_DEVICE       "dev"
+
+/* The steps of a session that goes well, in order: where a test may stop. */
+enum pair_step {
+	PAIR_CONNECTING, /* the source exists, its peer link does not */
+	PAIR_HELLO, /* hello sent */
+	PAIR_WELCOMED, /* welcome read: lanes connect */
+	PAIR_ACTIVE,
+	PAIR_READY, /* SWITCHOVER_READY */
+	PAIR_DRAIN, /* the VMM stopped the guest and added its device */
+	PAIR_PREPARE, /* finish sent */
+	PAIR_LOAD, /* finish read at the target */
+	PAIR_PREPARED, /* the target is prepared; the source has not heard of it */
+	PAIR_ASK, /* SWITCHOVER_COMMIT sent to the source's VMM */
+	PAIR_COMMIT, /* commit recorded and sent */
+	PAIR_COMMITTED, /* commit read at the target */
+	PAIR_COMPLETED, /* committed read at the source */
+	PAIR_STEPS,
+};
+
+enum pair_host { PAIR_SOURCE, PAIR_TARGET, PAIR_HOSTS };
+
+struct pair_side {
+	struct pair *pair;
+	enum pair_host host;
+	struct sluice_rail *rail;
+	struct sluice_mem *mem;
+	uint8_t *memory;
+	struct sluice_crew *crew;
+	struct sluice_session_region region;
+	json_t *out[PAIR_QUEUE]; /* said to the peer and not passed on yet */
+	unsigned int out_count;
+	unsigned int pending_sync; /* id of a DIRTY_SYNC without an answer; 0: none */
+	char last_event[32];
+	enum sluice_decision record;
+	bool cannot_record; /* the disk is full */
+	bool recorded_but_failed; /* the record is in place, and yet an error was returned */
+	bool vmm_gave; /* the source's VMM said commit while it was asked */
+	bool device_started, device_done;
+	unsigned int reconnects;
+};
+
+struct pair {
+	struct sluice_sim_world *world;
+	struct pair_side side[PAIR_HOSTS];
+	struct sluice_source *source;
+	struct sluice_target *target;
+	struct sluice_inbox *inbox;
+	struct sluice_mem *staging;
+	struct sluice_bitmap_feed *feed;
+	uint64_t bitmap[PAIR_REGION_BYTES / 4096 / 64];
+	char address[SLUICE_ADDRESS_MAX];
+};
+
+/* A pair that has come as far as @step; asserts that it got there. */
+void pair_start(struct pair *pair, enum pair_step step);
+void pair_stop(struct pair *pair);
+
+/* Let virtual time pass; lanes and sessions are stepped. */
+void pair_pass_ms(struct pair *pair, unsigned int ms);
+/* Pass on what one side has said so far. */
+void pair_deliver(struct pair *pair, enum pair_host from);
+void pair_forget(struct pair *pair, enum pair_host from);
+/* Whether a message of this type waits to be passed on. */
+bool pair_said(const struct pair *pair, enum pair_host from, const char *type);
+/* Checked against the schema first, as the link does; then handed to @to. Steals @message. */
+void pair_tell(struct pair *pair, enum pair_host to, json_t *message);
+/* The source's VMM acknowledges SWITCHOVER_COMMIT, whenever. */
+int pair_give(struct pair *pair, struct sluice_error *err);
+
+#endif

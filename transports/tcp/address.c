@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* address.c: numeric socket addresses to text and back. Pure: no name is ever looked up. */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "transports/tcp/internal.h"
+
+static int refuse(const char *text, struct sluice_error *err)
+{
+	return sluice_fail(err, -EINVAL, "tcp-address",
+		"\"%.*s\" is not an address; write 127.0.0.1:7000 or [::1]:7000, numbers only",
+		SLUICE_ADDRESS_MAX, text);
+}
+
+/* Cut "host:port" or "[host]:port" in two; the port may be missing. */
+static int split(char *text, const char **ret_host, const char **ret_port)
+{
+	char *colon;
+
+	*ret_port = "0";
+	if (text[0] == '[') {
+		char *end = strchr(text, ']');
+
+		if (end == NULL || (end[1] != '\0' && end[1] != ':'))
+			return -EINVAL;
+		if (end[1] == ':')
+			*ret_port = end + 2;
+		*end = '\0';
+		*ret_host = text + 1;
+		return 0;
+	}
+	colon = strchr(text, ':');
+	if (colon != NULL) {
+		*colon = '\0';
+		*ret_port = colon + 1;
+	}
+	*ret_host = text;
+	return 0;
+}
+
+int sluice_tcp_address_parse(
+	const char *text, struct tcp_address *ret_address, struct sluice_error *err)
+{
+	const struct addrinfo hints = {
+		.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV,
+		.ai_family = AF_UNSPEC,
+		.ai_socktype = SOCK_STREAM,
+	};
+	struct addrinfo *found;
+	const char *host, *port;
+	char copy[SLUICE_ADDRESS_MAX];
+
+	if (strlen(text) >= sizeof(copy))
+		return refuse(text, err);
+	memcpy(copy, text, strlen(text) + 1);
+	if (split(copy, &host, &port) < 0 || host[0] == '\0' || port[0] == '\0')
+		return refuse(text, err);
+	if (getaddrinfo(host, port, &hints, &found) != 0)
+		return refuse(text, err);
+	*ret_address = (struct tcp_address){.len = found->ai_addrlen};
+	memcpy(&ret_address->u, found->ai_addr, found->ai_addrlen);
+	freeaddrinfo(found);
+	return 0;
+}
+
+void sluice_tcp_address_format(const struct tcp_address *address, char text[SLUICE_ADDRESS_MAX])
+{
+	bool v6 = address->u.any.sa_family == AF_INET6;
+	char host[64] = "?";
+
+	getnameinfo(&address->u.any, address->len, host, sizeof(host), NULL, 0, NI_NUMERICHOST);
+	snprintf(text, SLUICE_ADDRESS_MAX, v6 ? "[%s]:%u" : "%s:%u", host,
+		(unsigned int)sluice_tcp_address_port(address));
+}
+
+bool sluice_tcp_address_is_loopback(const struct tcp_address *address)
+{
+	const struct in6_addr *in6 = &address->u.in6.sin6_addr;
+
+	if (address->u.any.sa_family == AF_INET)
+		return ntohl(address->u.in.sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
+	if (IN6_IS_ADDR_V4MAPPED(in6))
+		return in6->s6_addr[12] == IN_LOOPBACKNET;
+	return IN6_IS_ADDR_LOOPBACK(in6);
+}
+
+uint16_t sluice_tcp_address_port(const struct tcp_address *address)
+{
+	if (address->u.any.sa_family == AF_INET)
+		return ntohs(address->u.in.sin_port);
+	return ntohs(address->u.in6.sin6_port);
+}

@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * internal.h: the objects of the tcp transport, shared by its own files only.
+ *
+ * Threading: a rail, its memory and its list of lanes belong to the control thread. Workers
+ * read of a rail only what is marked atomic. A lane belongs to its worker between lane_open
+ * and lane_fence or lane_close; what the two threads share while it waits for its connection
+ * is one atomic word, `handover`, and an eventfd.
+ */
+#ifndef SLUICE_TRANSPORTS_TCP_INTERNAL_H
+#define SLUICE_TRANSPORTS_TCP_INTERNAL_H
+
+#include <netinet/in.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include <sluice/transport.h>
+
+#include "transports/tcp/tcp.h"
+#include "transports/tcp/wire.h"
+
+/* Limits of this end only; the peer does not see them. */
+#define TCP_DEPTH_MAX            4096u /* operations in flight: 16 MiB of single pages */
+#define TCP_TX_FRAMES            16u /* frames not yet taken by the kernel */
+#define TCP_MEMS_MAX             1024u /* registrations of one rail */
+#define TCP_PENDING_MAX          256u /* connections that have not said who they are */
+#define TCP_BACKLOG              256
+#define TCP_HELLO_DEADLINE_NS    (5 * 1000000000ull)
+#define TCP_ACCEPT_PAUSE_NS      (100 * 1000000ull) /* after the process ran out of descriptors */
+#define TCP_STEP_EVENTS_MAX      64 /* sockets looked at in one rail_step */
+#define TCP_POLL_READS_MAX       16u /* system calls of one poll, */
+#define TCP_POLL_PLACE_BYTES_MAX (16u << 20) /* and bytes that it places */
+#define TCP_POLL_MESSAGES_MAX    16u
+#define TCP_ACK_BYTES            (1u << 20) /* placed without an acknowledgement, while more waits */
+
+/* ---- addresses (address.c) ---- */
+
+struct tcp_address {
+	union {
+		struct sockaddr any;
+		struct sockaddr_in in;
+		struct sockaddr_in6 in6;
+	} u;
+	socklen_t len;
+};
+
+/* "127.0.0.1:7000", "[::1]:7000", both also without a port (then 0). */
+int sluice_tcp_address_parse(
+	const char *text, struct tcp_address *ret_address, struct sluice_error *err);
+void sluice_tcp_address_format(const struct tcp_address *address, char text[SLUICE_ADDRESS_MAX]);
+bool sluice_tcp_address_is_loopback(const struct tcp_address *address);
+uint16_t sluice_tcp_address_port(const struct tcp_address *address);
+
+/* ---- rails and memory (rail.c, memory.c) ---- */
+
+struct sluice_mem {
+	struct sluice_rail *rail;
+	uint32_t id;
+	uint32_t access;
+	uint32_t slot;
+	uint8_t *addr;
+	uint64_t len_bytes;
+};
+
+struct sluice_remote {
+	uint32_t id;
+	uint64_t len_bytes;
+};
+
+/* An accepted connection whose hello is not complete. */
+struct tcp_pending {
+	int fd; /* -1: free */
+	uint32_t have_bytes;
+	uint64_t deadline_ns;
+	uint8_t hello[sizeof(struct tcp_hello)];
+};
+
+struct sluice_rail {
+	struct tcp_conf conf;
+	struct tcp_address address;
+	bool address_given; /* lanes leave from this address */
+	int epoll_fd; /* the listening socket and all pending ones */
+	int listen_fd; /* -1 until rail_listen */
+	uint64_t accept_again_ns; /* 0: accepting */
+	struct tcp_pending pending[TCP_PENDING_MAX];
+	uint32_t pending_count;
+	struct sluice_conn *conns; /* every open lane */
+	struct tcp_rail_counters counters;
+
+	/* Read by workers. A registration goes away in three steps: its slot is emptied, the
+	   generation moves, and every lane has been seen outside poll. */
+	_Atomic(struct sluice_mem *) mems[TCP_MEMS_MAX];
+	_Atomic uint32_t mems_end; /* slots at and above it were never used */
+	_Atomic uint32_t mems_generation;
+};
+
+/* The registration @id, or NULL. Any thread; *@hint is the caller's, any value. */
+const struct sluice_mem *sluice_tcp_mem_find(
+	const struct sluice_rail *rail, uint32_t id, uint32_t *hint);
+int sluice_tcp_mem_register(struct sluice_rail *rail, const struct sluice_span *span,
+	uint32_t access, struct sluice_mem **ret_mem, struct sluice_error *err);
+void sluice_tcp_mem_unregister(struct sluice_mem *mem);
+int sluice_tcp_mem_export(const struct sluice_mem *mem, uint8_t *key, size_t key_bytes_max);
+int sluice_tcp_mem_import(struct sluice_rail *rail, const uint8_t *key, size_t key_bytes,
+	struct sluice_remote **ret_remote, struct sluice_error *err);
+void sluice_tcp_mem_forget(struct sluice_remote *remote);
+
+/* Options that every socket of the rail gets before it connects or listens. */
+void sluice_tcp_socket_setup(const struct sluice_rail *rail, int fd);
+
+/* ---- sending (send.c) ---- */
+
+/* A frame on its way to the kernel. Its header is finished when its first byte leaves. */
+struct tcp_tx_frame {
+	uint8_t kind;
+	bool started; /* some of it may have left: nothing is added any more */
+	bool sealed; /* nothing is added any more, because order demands it */
+	uint32_t count;
+	uint32_t body_bytes;
+	uint32_t payload_bytes;
+	uint32_t place_bytes; /* payload and zeroes */
+	uint32_t iov_first;
+	uint32_t iov_count;
+	uint64_t first_op;
+	struct iovec iov[1 + TCP_FRAME_ENTRIES_MAX]; /* [0]: header and body */
+	uint8_t head[TCP_HEAD_BYTES_MAX];
+};
+
+/* What waits for the peer's acknowledgement: one frame, or one FLUSH behind earlier ones. */
+struct tcp_inflight {
+	uint64_t seq; /* of its last operation, or of the FLUSH */
+	uint64_t end_ops; /* complete when the peer has placed this many */
+	bool flush;
+};
+
+struct tcp_tx {
+	uint32_t frame_head, frame_tail; /* free running; tail - head are queued */
+	uint32_t inflight_head, inflight_tail; /* the same */
+	uint32_t flush_count; /* of them FLUSHes */
+	bool ack_wanted; /* tell the peer now what has been placed */
+	bool seq_valid;
+	uint64_t seq_last; /* of the last operation taken */
+	uint64_t ops_queued; /* WRITE, ZERO, SEND taken from the caller, */
+	uint64_t ops_sent; /* of these taken by the kernel, */
+	uint64_t ops_acked; /* placed by the peer, */
+	uint64_t ops_completed; /* and reported to the caller */
+	uint64_t ack_sent_ops; /* what the peer was last told */
+	struct tcp_inflight inflight[TCP_DEPTH_MAX];
+	struct tcp_tx_frame frames[TCP_TX_FRAMES];
+};
+
+/* ---- receiving (receive.c) ---- */
+
+struct tcp_extent {
+	uint8_t *addr;
+	uint64_t offset;
+	uint32_t len_bytes;
+	uint32_t mem_id;
+	bool zero;
+};
+
+struct tcp_rx {
+	bool in_payload; /* a validated data frame is being placed */
+	bool stalled; /* poll again at once: work is left that needs no input */
+	uint32_t have_bytes; /* in buffer, from its start; 0 while payload comes in directly */
+	uint32_t generation; /* of the rail's registrations, when the frame was validated */
+	uint32_t mem_hint;
+	uint32_t extent_count;
+	uint32_t extent_next; /* first one neither placed nor in iov */
+	uint32_t iov_first, iov_count;
+	uint32_t batch_bytes; /* left in iov */
+	uint32_t frame_bytes; /* placed by the frame once it is complete */
+	uint32_t placed_now_bytes; /* by this poll */
+	uint32_t unacked_bytes;
+	uint32_t message_count; /* delivered by this poll */
+	uint64_t ops_placed;
+	struct tcp_extent extents[TCP_FRAME_ENTRIES_MAX];
+	struct iovec iov[TCP_FRAME_ENTRIES_MAX + 1];
+	uint8_t buffer[TCP_HEAD_BYTES_MAX];
+	uint8_t messages[TCP_POLL_MESSAGES_MAX][TCP_SEND_BYTES_MAX];
+};
+
+/* ---- lanes (conn.c) ---- */
+
+enum tcp_conn_state {
+	TCP_CONN_WAITING = 1, /* TARGET: for the connection with its ticket */
+	TCP_CONN_CONNECTING, /* SOURCE: for the kernel */
+	TCP_CONN_GREETING, /* SOURCE: hello is going out, welcome is awaited */
+	TCP_CONN_CONNECTED,
+	TCP_CONN_LOST,
+};
+
+/* Values of `handover` besides descriptors. */
+enum { TCP_HANDOVER_OPEN = -1, TCP_HANDOVER_CLOSED = -2 };
+
+struct sluice_conn {
+	/* The worker's. */
+	enum tcp_conn_state state;
+	bool connect_started; /* SOURCE: the kernel knows about it */
+	bool connected_reported;
+	bool lost_reported;
+	enum sluice_role role;
+	int32_t lost_status;
+	int fd; /* -1: none */
+	uint64_t deadline_ns;
+	uint32_t greeting_out_bytes, greeting_in_bytes;
+	struct tcp_address peer;
+	struct tcp_hello hello; /* SOURCE: to say; TARGET: to expect */
+	struct tcp_welcome welcome;
+	struct sluice_conn_stats stats;
+
+	/* Shared with the control thread. */
+	_Atomic int handover; /* TARGET: the accepted socket, once */
+	_Atomic bool polling; /* TARGET: inside poll, registrations may be in use */
+	int handover_eventfd;
+
+	/* The control thread's. */
+	struct sluice_rail *rail;
+	struct sluice_conn *next;
+
+	struct tcp_tx tx;
+	struct tcp_rx rx;
+};
+
+/* The connection is over; the socket is closed at once. Keeps the first reason. */
+void sluice_tcp_conn_lose(struct sluice_conn *conn, int status);
+
+int sluice_tcp_lane_open(struct sluice_rail *rail, const struct sluice_lane_opts *opts,
+	struct sluice_conn **ret_conn, struct sluice_error *err);
+void sluice_tcp_lane_fence(struct sluice_conn *conn);
+void sluice_tcp_lane_close(struct sluice_conn *conn);
+const struct sluice_conn_stats *sluice_tcp_lane_stats(const struct sluice_conn *conn);
+uint32_t sluice_tcp_poll(
+	struct sluice_conn *conn, struct sluice_event *events, uint32_t max, uint64_t now_ns);
+bool sluice_tcp_arm(struct sluice_conn *conn, struct sluice_arm *ret_arm);
+
+uint32_t sluice_tcp_submit(
+	struct sluice_conn *conn, const struct sluice_op *ops, uint32_t count, uint64_t now_ns);
+/* Give queued frames, and an acknowledgement that is due, to the kernel. */
+void sluice_tcp_push(struct sluice_conn *conn);
+/* Report what the peer has placed. */
+uint32_t sluice_tcp_complete(struct sluice_conn *conn, struct sluice_event *events, uint32_t max);
+bool sluice_tcp_can_complete(const struct sluice_conn *conn);
+
+/* Read and place what has arrived; report messages. */
+uint32_t sluice_tcp_receive(struct sluice_conn *conn, struct sluice_event *events, uint32_t max);
+
+/* Drop the first @bytes of iov[*first..count). */
+static inline void tcp_iov_advance(struct iovec *iov, uint32_t *first, uint32_t count, size_t bytes)
+{
+	while (*first < count && bytes >= iov[*first].iov_len) {
+		bytes -= iov[*first].iov_len;
+		(*first)++;
+	}
+	if (bytes > 0) {
+		iov[*first].iov_base = (uint8_t *)iov[*first].iov_base + bytes;
+		iov[*first].iov_len -= bytes;
+	}
+}
+
+/* One writer, any readers. */
+static inline void tcp_stat_add(uint64_t *stat, uint64_t value)
+{
+	__atomic_store_n(stat, *stat + value, __ATOMIC_RELAXED);
+}
+
+#endif

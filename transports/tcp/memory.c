@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * memory.c: a rail's registrations and the keys that name them to the peer.
+ *
+ * Control thread, except sluice_tcp_mem_find(), which workers call for every operation that
+ * arrives. Registering costs nothing here: sockets need no pinned memory. What a registration
+ * gives is the permission to write, and unregistering takes it back for good: when it
+ * returns, no worker of this rail touches the memory any more.
+ */
+#include <errno.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bits.h"
+#include "transports/tcp/internal.h"
+
+const struct sluice_mem *sluice_tcp_mem_find(
+	const struct sluice_rail *rail, uint32_t id, uint32_t *hint)
+{
+	uint32_t end = atomic_load_explicit(&rail->mems_end, memory_order_acquire);
+	uint32_t first = *hint < end ? *hint : 0;
+
+	for (uint32_t i = 0; i < end; i++) {
+		uint32_t slot = first + i < end ? first + i : first + i - end;
+		/* Sequentially consistent, as the store in unregister: see there. */
+		const struct sluice_mem *mem = atomic_load(&rail->mems[slot]);
+
+		if (mem != NULL && mem->id == id) {
+			*hint = slot;
+			return mem;
+		}
+	}
+	return NULL;
+}
+
+int sluice_tcp_mem_register(struct sluice_rail *rail, const struct sluice_span *span,
+	uint32_t access, struct sluice_mem **ret_mem, struct sluice_error *err)
+{
+	uint32_t slot, end = atomic_load(&rail->mems_end), hint = 0;
+	struct sluice_mem *mem;
+
+	if (!sluice_is_aligned((uintptr_t)span->addr, SLUICE_PAGE_BYTES) || span->len_bytes == 0 ||
+		span->len_bytes > UINTPTR_MAX - (uintptr_t)span->addr)
+		return sluice_fail(err, -EINVAL, "tcp-memory",
+			"memory %u is empty or does not start at a page", span->id);
+	if (sluice_tcp_mem_find(rail, span->id, &hint) != NULL)
+		return sluice_fail(err, -EEXIST, "tcp-memory",
+			"memory %u is registered already; unregister it first", span->id);
+	for (slot = 0; slot < end; slot++) {
+		if (atomic_load(&rail->mems[slot]) == NULL)
+			break;
+	}
+	if (slot == TCP_MEMS_MAX)
+		return sluice_fail(err, -ENOSPC, "tcp-memory",
+			"a rail holds at most %u registrations", TCP_MEMS_MAX);
+	mem = malloc(sizeof(*mem));
+	if (mem == NULL)
+		return sluice_fail(err, -ENOMEM, "tcp-memory", "out of memory");
+	*mem = (struct sluice_mem){
+		.rail = rail,
+		.id = span->id,
+		.access = access,
+		.slot = slot,
+		.addr = span->addr,
+		.len_bytes = span->len_bytes,
+	};
+	atomic_store(&rail->mems[slot], mem);
+	if (slot == end)
+		atomic_store_explicit(&rail->mems_end, end + 1, memory_order_release);
+	*ret_mem = mem;
+	return 0;
+}
+
+/*
+ * A lane in poll has either stored `polling` before we load it, and then we wait, or it loads
+ * the slot after we emptied it, and then it finds nothing. That needs one total order of these
+ * four accesses, hence no relaxed ones. A frame half placed keeps addresses over several polls:
+ * the generation tells it to look them up again.
+ */
+void sluice_tcp_mem_unregister(struct sluice_mem *mem)
+{
+	struct sluice_rail *rail;
+
+	if (mem == NULL)
+		return;
+	rail = mem->rail;
+	atomic_store(&rail->mems[mem->slot], NULL);
+	atomic_fetch_add(&rail->mems_generation, 1);
+	for (struct sluice_conn *conn = rail->conns; conn != NULL; conn = conn->next) {
+		while (atomic_load(&conn->polling)) /* poll never sleeps: this ends soon */
+			sched_yield();
+	}
+	free(mem);
+}
+
+int sluice_tcp_mem_export(const struct sluice_mem *mem, uint8_t *key, size_t key_bytes_max)
+{
+	struct tcp_key wire = {
+		.magic = tcp_put32(TCP_KEY_MAGIC),
+		.version = tcp_put16(TCP_WIRE_VERSION),
+		.mem_id = tcp_put32(mem->id),
+		.access = tcp_put32(mem->access),
+		.len_bytes = tcp_put64(mem->len_bytes),
+	};
+
+	if (key_bytes_max < sizeof(wire))
+		return -ENOBUFS;
+	wire.checksum = tcp_put64(tcp_checksum(&wire, sizeof(wire)));
+	memcpy(key, &wire, sizeof(wire));
+	return (int)sizeof(wire);
+}
+
+int sluice_tcp_mem_import(struct sluice_rail *rail, const uint8_t *key, size_t key_bytes,
+	struct sluice_remote **ret_remote, struct sluice_error *err)
+{
+	struct sluice_remote *remote;
+	struct tcp_key wire;
+
+	(void)rail;
+	if (key_bytes != sizeof(wire))
+		return sluice_fail(err, -EPROTO, "tcp-memory",
+			"the peer's memory key has %zu bytes instead of %zu; does its rail use "
+			"tcp?",
+			key_bytes, sizeof(wire));
+	memcpy(&wire, key, sizeof(wire));
+	if (tcp_get32(wire.magic) != TCP_KEY_MAGIC ||
+		tcp_get64(wire.checksum) != tcp_checksum(&wire, sizeof(wire)))
+		return sluice_fail(err, -EPROTO, "tcp-memory",
+			"the peer's memory key is damaged, or not one of tcp");
+	if (tcp_get16(wire.version) != TCP_WIRE_VERSION || tcp_get16(wire.reserved) != 0)
+		return sluice_fail(err, -EPROTONOSUPPORT, "tcp-memory",
+			"the peer's memory key has version %u, this engine speaks %u",
+			tcp_get16(wire.version), TCP_WIRE_VERSION);
+	remote = malloc(sizeof(*remote));
+	if (remote == NULL)
+		return sluice_fail(err, -ENOMEM, "tcp-memory", "out of memory");
+	remote->id = tcp_get32(wire.mem_id);
+	remote->len_bytes = tcp_get64(wire.len_bytes);
+	*ret_remote = remote;
+	return 0;
+}
+
+void sluice_tcp_mem_forget(struct sluice_remote *remote)
+{
+	free(remote);
+}

@@ -1,0 +1,396 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * rail.c: a way out of this host: its listening socket, and connections that have not said
+ * yet which lane they are. Control thread only. Never blocks: a stranger who says nothing
+ * costs one slot for a few seconds.
+ *
+ * A stranger learns nothing: whatever is wrong with its hello, it sees a closed connection.
+ */
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "base/assert.h"
+#include "transports/tcp/internal.h"
+
+#define LISTENER UINT32_MAX /* epoll's word for the listening socket; else a pending index */
+
+const struct sluice_param sluice_tcp_params[] = {
+	{"nodelay", SLUICE_PARAM_BOOL, SLUICE_FIELD(struct tcp_conf, nodelay), "yes",
+		.help = "send small frames at once (TCP_NODELAY)"},
+	{"send-buffer", SLUICE_PARAM_SIZE, SLUICE_FIELD(struct tcp_conf, send_buffer_bytes), "0",
+		.min = 0, .max = 1ull << 30,
+		.help = "bytes the kernel keeps per lane to send; 0 lets the kernel choose"},
+	{"receive-buffer", SLUICE_PARAM_SIZE, SLUICE_FIELD(struct tcp_conf, receive_buffer_bytes),
+		"0", .min = 0, .max = 1ull << 30,
+		.help = "bytes the kernel keeps per lane to receive; 0 lets the kernel choose"},
+	{"allow-network", SLUICE_PARAM_BOOL, SLUICE_FIELD(struct tcp_conf, allow_network), "no",
+		.help = "also use addresses outside this host; lanes are not encrypted"},
+	{NULL},
+};
+
+static int check_loopback(const struct tcp_conf *conf, const struct tcp_address *address,
+	const char *text, struct sluice_error *err)
+{
+	if (conf->allow_network || sluice_tcp_address_is_loopback(address))
+		return 0;
+	return sluice_fail(err, -EPERM, "tcp-rail",
+		"%s is not a loopback address and lanes are not encrypted; "
+		"set allow-network=yes to use it nevertheless",
+		text);
+}
+
+static int rail_open(const void *conf, const char *address, struct sluice_rail **ret_rail,
+	struct sluice_error *err)
+{
+	struct sluice_rail *rail = calloc(1, sizeof(*rail));
+	int r;
+
+	if (rail == NULL)
+		return sluice_fail(err, -ENOMEM, "tcp-rail", "out of memory");
+	rail->conf = *(const struct tcp_conf *)conf;
+	rail->listen_fd = -1;
+	rail->address_given = address[0] != '\0';
+	for (uint32_t i = 0; i < TCP_PENDING_MAX; i++)
+		rail->pending[i].fd = -1;
+	if (!rail->address_given)
+		address = "127.0.0.1:0";
+	r = sluice_tcp_address_parse(address, &rail->address, err);
+	if (r == 0)
+		r = check_loopback(&rail->conf, &rail->address, address, err);
+	if (r < 0)
+		goto out_free;
+	rail->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	if (rail->epoll_fd < 0) {
+		r = sluice_fail(err, -errno, "tcp-rail", "cannot watch sockets: %m");
+		goto out_free;
+	}
+	*ret_rail = rail;
+	return 0;
+
+out_free:
+	free(rail);
+	return r;
+}
+
+static void pending_close(struct sluice_rail *rail, struct tcp_pending *pending)
+{
+	close(pending->fd);
+	pending->fd = -1;
+	rail->pending_count--;
+}
+
+static void rail_close(struct sluice_rail *rail)
+{
+	if (rail == NULL)
+		return;
+	SLUICE_ASSERT(rail->conns == NULL);
+	for (uint32_t i = 0; i < TCP_PENDING_MAX; i++) {
+		if (rail->pending[i].fd >= 0)
+			pending_close(rail, &rail->pending[i]);
+	}
+	if (rail->listen_fd >= 0)
+		close(rail->listen_fd);
+	close(rail->epoll_fd);
+	free(rail);
+}
+
+static void rail_limits(const struct sluice_rail *rail, struct sluice_rail_limits *ret_limits)
+{
+	*ret_limits = (struct sluice_rail_limits){
+		.caps = rail->conf.allow_network ? 0 : SLUICE_CAP_LOOPBACK_ONLY,
+		.align_bytes = TCP_ALIGN_BYTES,
+		.op_bytes_max = TCP_OP_BYTES_MAX,
+		.depth_max = TCP_DEPTH_MAX,
+		.send_bytes_max = TCP_SEND_BYTES_MAX,
+		.link_bytes_per_s = 0,
+		.numa_node = -1,
+	};
+}
+
+const struct tcp_rail_counters *sluice_tcp_rail_counters(const struct sluice_rail *rail)
+{
+	return &rail->counters;
+}
+
+void sluice_tcp_socket_setup(const struct sluice_rail *rail, int fd)
+{
+	const struct tcp_conf *conf = &rail->conf;
+	int on = 1, bytes;
+
+	/* None of these can make a lane wrong, only slower: failures are not errors. */
+	if (conf->nodelay)
+		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	if (conf->send_buffer_bytes != 0) {
+		bytes = (int)conf->send_buffer_bytes;
+		setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
+	}
+	if (conf->receive_buffer_bytes != 0) {
+		bytes = (int)conf->receive_buffer_bytes;
+		setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof(bytes));
+	}
+}
+
+static int listener_watch(struct sluice_rail *rail)
+{
+	struct epoll_event event = {.events = EPOLLIN, .data.u32 = LISTENER};
+
+	return epoll_ctl(rail->epoll_fd, EPOLL_CTL_ADD, rail->listen_fd, &event);
+}
+
+static int rail_listen(
+	struct sluice_rail *rail, char ret_address[SLUICE_ADDRESS_MAX], struct sluice_error *err)
+{
+	struct tcp_address bound = {.len = sizeof(bound.u)};
+	char text[SLUICE_ADDRESS_MAX];
+	int fd, r, on = 1;
+
+	sluice_tcp_address_format(&rail->address, text);
+	if (rail->listen_fd >= 0)
+		return sluice_fail(err, -EALREADY, "tcp-rail", "%s listens already", text);
+	fd = socket(rail->address.u.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return sluice_fail(err, -errno, "tcp-rail", "cannot open a socket: %m");
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+	sluice_tcp_socket_setup(rail, fd);
+	if (bind(fd, &rail->address.u.any, rail->address.len) < 0 || listen(fd, TCP_BACKLOG) < 0 ||
+		getsockname(fd, &bound.u.any, &bound.len) < 0) {
+		r = sluice_fail(err, -errno, "tcp-rail", "cannot listen on %s: %m", text);
+		goto out_close;
+	}
+	rail->listen_fd = fd;
+	if (listener_watch(rail) < 0) {
+		r = sluice_fail(err, -errno, "tcp-rail", "cannot watch %s: %m", text);
+		goto out_forget;
+	}
+	sluice_tcp_address_format(&bound, ret_address);
+	return 0;
+
+out_forget:
+	rail->listen_fd = -1;
+out_close:
+	close(fd);
+	return r;
+}
+
+static int rail_fd(struct sluice_rail *rail)
+{
+	return rail->epoll_fd;
+}
+
+/* A slot for a new connection; the oldest stranger goes when there is none. */
+static struct tcp_pending *pending_take(struct sluice_rail *rail)
+{
+	struct tcp_pending *oldest = &rail->pending[0];
+
+	for (uint32_t i = 0; i < TCP_PENDING_MAX; i++) {
+		struct tcp_pending *pending = &rail->pending[i];
+
+		if (pending->fd < 0)
+			return pending;
+		if (pending->deadline_ns < oldest->deadline_ns)
+			oldest = pending;
+	}
+	rail->counters.refused_deadline++;
+	pending_close(rail, oldest);
+	return oldest;
+}
+
+static void pending_add(struct sluice_rail *rail, int fd, uint64_t now_ns)
+{
+	struct tcp_pending *pending = pending_take(rail);
+	struct epoll_event event = {
+		.events = EPOLLIN | EPOLLRDHUP,
+		.data.u32 = (uint32_t)(pending - rail->pending),
+	};
+
+	rail->counters.accepted++;
+	if (epoll_ctl(rail->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0) {
+		close(fd);
+		return;
+	}
+	pending->fd = fd;
+	pending->have_bytes = 0;
+	pending->deadline_ns = now_ns + TCP_HELLO_DEADLINE_NS;
+	rail->pending_count++;
+}
+
+static void accept_some(struct sluice_rail *rail, uint64_t now_ns)
+{
+	for (int i = 0; i < TCP_STEP_EVENTS_MAX; i++) {
+		int fd = accept4(rail->listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+
+		if (fd >= 0) {
+			pending_add(rail, fd, now_ns);
+			continue;
+		}
+		if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+			/* It would stay readable and keep the control thread busy. */
+			epoll_ctl(rail->epoll_fd, EPOLL_CTL_DEL, rail->listen_fd, NULL);
+			rail->accept_again_ns = now_ns + TCP_ACCEPT_PAUSE_NS;
+		}
+		return;
+	}
+}
+
+/* No early exit: the time taken says nothing about how much of a guess was right. */
+static bool hello_equal(const struct tcp_hello *a, const struct tcp_hello *b)
+{
+	const volatile uint8_t *x = (const volatile uint8_t *)a;
+	const volatile uint8_t *y = (const volatile uint8_t *)b;
+	uint8_t difference = 0;
+
+	for (size_t i = 0; i < sizeof(*a); i++)
+		difference |= (uint8_t)(x[i] ^ y[i]);
+	return difference == 0;
+}
+
+static bool hello_sound(const struct tcp_hello *hello)
+{
+	return tcp_get32(hello->magic) == TCP_HELLO_MAGIC &&
+	       tcp_get16(hello->version) == TCP_WIRE_VERSION && tcp_get16(hello->reserved) == 0 &&
+	       tcp_get64(hello->checksum) == tcp_checksum(hello, sizeof(*hello));
+}
+
+/* The lane that waits for exactly this hello: same ticket, lane and epoch. */
+static struct sluice_conn *find_waiting(
+	const struct sluice_rail *rail, const struct tcp_hello *hello)
+{
+	struct sluice_conn *found = NULL;
+
+	for (struct sluice_conn *conn = rail->conns; conn != NULL; conn = conn->next) {
+		bool open = conn->role == SLUICE_ROLE_TARGET &&
+			    atomic_load(&conn->handover) == TCP_HANDOVER_OPEN;
+
+		if (hello_equal(&conn->hello, hello) && open)
+			found = conn;
+	}
+	return found;
+}
+
+/* Say welcome and give the socket to the lane's worker. False: the caller closes it. */
+static bool hand_over(struct sluice_rail *rail, struct sluice_conn *conn, int fd)
+{
+	int open = TCP_HANDOVER_OPEN;
+	uint64_t one = 1;
+
+	sluice_tcp_socket_setup(rail, fd);
+	/* A new socket takes these few bytes at once, or there is something wrong with it. */
+	if (send(fd, &conn->welcome, sizeof(conn->welcome), MSG_NOSIGNAL) !=
+		(ssize_t)sizeof(conn->welcome))
+		return false;
+	epoll_ctl(rail->epoll_fd, EPOLL_CTL_DEL, fd, NULL);
+	/* Fails when the worker has just given up waiting: the ticket is void. */
+	if (!atomic_compare_exchange_strong(&conn->handover, &open, fd))
+		return false;
+	if (write(conn->handover_eventfd, &one, sizeof(one)) < 0)
+		SLUICE_ASSERT(errno == EAGAIN);
+	return true;
+}
+
+static void greet(struct sluice_rail *rail, struct tcp_pending *pending)
+{
+	struct sluice_conn *conn;
+	struct tcp_hello hello;
+
+	memcpy(&hello, pending->hello, sizeof(hello));
+	if (!hello_sound(&hello)) {
+		rail->counters.refused_hello++;
+		pending_close(rail, pending);
+		return;
+	}
+	conn = find_waiting(rail, &hello);
+	if (conn == NULL || !hand_over(rail, conn, pending->fd)) {
+		rail->counters.refused_ticket++;
+		pending_close(rail, pending);
+		return;
+	}
+	rail->counters.welcomed++;
+	rail->pending_count--;
+	pending->fd = -1;
+}
+
+static void pending_step(struct sluice_rail *rail, struct tcp_pending *pending)
+{
+	ssize_t got;
+
+	if (pending->fd < 0)
+		return;
+	/* Not a byte more than the hello: what follows is for the worker. */
+	got = recv(pending->fd, pending->hello + pending->have_bytes,
+		sizeof(pending->hello) - pending->have_bytes, 0);
+	if (got < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (got <= 0) {
+		rail->counters.refused_hello++;
+		pending_close(rail, pending);
+		return;
+	}
+	pending->have_bytes += (uint32_t)got;
+	if (pending->have_bytes == sizeof(pending->hello))
+		greet(rail, pending);
+}
+
+static void expire(struct sluice_rail *rail, uint64_t now_ns)
+{
+	for (uint32_t i = 0; i < TCP_PENDING_MAX && rail->pending_count > 0; i++) {
+		struct tcp_pending *pending = &rail->pending[i];
+
+		if (pending->fd >= 0 && now_ns >= pending->deadline_ns) {
+			rail->counters.refused_deadline++;
+			pending_close(rail, pending);
+		}
+	}
+}
+
+static void rail_step(struct sluice_rail *rail, uint64_t now_ns)
+{
+	struct epoll_event events[TCP_STEP_EVENTS_MAX];
+	int count;
+
+	if (rail->listen_fd < 0)
+		return;
+	if (rail->accept_again_ns != 0 && now_ns >= rail->accept_again_ns &&
+		listener_watch(rail) == 0)
+		rail->accept_again_ns = 0;
+	count = epoll_wait(rail->epoll_fd, events, TCP_STEP_EVENTS_MAX, 0);
+	for (int i = 0; i < count; i++) {
+		if (events[i].data.u32 == LISTENER)
+			accept_some(rail, now_ns);
+		else
+			pending_step(rail, &rail->pending[events[i].data.u32]);
+	}
+	expire(rail, now_ns);
+}
+
+const struct sluice_transport sluice_transport_tcp = {
+	.abi = SLUICE_TRANSPORT_ABI,
+	.size = sizeof(struct sluice_transport),
+	.name = "tcp",
+	.summary = "TCP sockets; batched frames, received straight into guest memory",
+	.params = sluice_tcp_params,
+	.conf_size = sizeof(struct tcp_conf),
+	.rail_open = rail_open,
+	.rail_close = rail_close,
+	.rail_limits = rail_limits,
+	.rail_listen = rail_listen,
+	.rail_step = rail_step,
+	.rail_fd = rail_fd,
+	.mem_register = sluice_tcp_mem_register,
+	.mem_unregister = sluice_tcp_mem_unregister,
+	.mem_export = sluice_tcp_mem_export,
+	.mem_import = sluice_tcp_mem_import,
+	.mem_forget = sluice_tcp_mem_forget,
+	.lane_open = sluice_tcp_lane_open,
+	.lane_fence = sluice_tcp_lane_fence,
+	.lane_close = sluice_tcp_lane_close,
+	.lane_stats = sluice_tcp_lane_stats,
+	.submit = sluice_tcp_submit,
+	.poll = sluice_tcp_poll,
+	.arm = sluice_tcp_arm,
+};

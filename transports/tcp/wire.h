@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * wire.h: every byte that the tcp transport exchanges with a peer, and its limits.
+ * README.md describes the protocol. Pure definitions; no I/O, no state.
+ *
+ * Numbers are little-endian. The wrapper types keep a wire number from being used as a
+ * host number, and have no alignment, so that any byte buffer may be read as a message.
+ */
+#ifndef SLUICE_TRANSPORTS_TCP_WIRE_H
+#define SLUICE_TRANSPORTS_TCP_WIRE_H
+
+#include <endian.h>
+#include <stdint.h>
+
+#include <xxhash.h>
+
+#include <sluice/transport.h>
+
+#define TCP_WIRE_VERSION 1
+
+/* Limits. Both ends refuse what exceeds them; changing one changes the version. */
+#define TCP_ALIGN_BYTES           8u /* of offsets and lengths of WRITE and ZERO */
+#define TCP_OP_BYTES_MAX          (2u << 20) /* one chunk */
+#define TCP_FRAME_ENTRIES_MAX     256u /* operations in one data frame */
+#define TCP_FRAME_PLACE_BYTES_MAX (4u << 20) /* bytes that one frame writes and zeroes */
+#define TCP_SEND_BYTES_MAX        1024u /* one message */
+
+typedef struct {
+	uint16_t raw;
+} __attribute__((packed)) tcp_le16;
+typedef struct {
+	uint32_t raw;
+} __attribute__((packed)) tcp_le32;
+typedef struct {
+	uint64_t raw;
+} __attribute__((packed)) tcp_le64;
+
+#define TCP_HELLO_MAGIC   0x48554c53u /* "SLUH" */
+#define TCP_WELCOME_MAGIC 0x57554c53u /* "SLUW" */
+#define TCP_FRAME_MAGIC   0x46554c53u /* "SLUF" */
+#define TCP_KEY_MAGIC     0x4b554c53u /* "SLUK" */
+
+/*
+ * Every message starts with XXH3-64 (seed 0) of all its bytes behind the checksum, of a frame
+ * up to the end of its body. It finds accidents, not attackers.
+ */
+
+/* Source -> target, first bytes of a connection. */
+struct tcp_hello {
+	tcp_le64 checksum;
+	tcp_le32 magic;
+	tcp_le16 version;
+	tcp_le16 reserved; /* 0 */
+	tcp_le32 lane;
+	tcp_le32 epoch;
+	uint8_t ticket[SLUICE_TICKET_BYTES];
+};
+
+/* Target -> source, when it accepts. A refusal is a closed connection, without a word. */
+struct tcp_welcome {
+	tcp_le64 checksum;
+	tcp_le32 magic;
+	tcp_le16 version;
+	tcp_le16 reserved; /* 0 */
+	tcp_le32 lane;
+	tcp_le32 epoch;
+};
+
+enum tcp_frame_kind {
+	TCP_FRAME_DATA = 1, /* body: `count` entries. Then the payload of its WRITEs, in order */
+	TCP_FRAME_SEND, /* body: the message; counts as one operation */
+	TCP_FRAME_ACK, /* no body: only `ack_ops` matters */
+};
+
+/* Both ways, after hello and welcome. Followed by the body, then by the payload. */
+struct tcp_frame_header {
+	tcp_le64 checksum; /* of the rest of the header, and the body */
+	tcp_le32 magic;
+	uint8_t version;
+	uint8_t kind;
+	tcp_le16 count; /* DATA: entries, at least 1. Otherwise 0 */
+	tcp_le32 body_bytes; /* DATA: count entries. SEND: the message. ACK: 0 */
+	tcp_le32 payload_bytes; /* DATA: sum of its WRITEs' lengths. Otherwise 0 */
+	tcp_le64 first_op; /* DATA, SEND: operations sent before this frame. ACK: 0 */
+	tcp_le64 ack_ops; /* operations of the frame's receiver that its sender has placed */
+};
+
+struct tcp_frame_entry {
+	tcp_le64 offset; /* bytes from the start of the registration */
+	tcp_le32 mem_id; /* the registration */
+	tcp_le32 len_bytes;
+	uint8_t kind; /* SLUICE_OP_WRITE or SLUICE_OP_ZERO */
+	uint8_t reserved[7];
+};
+
+/* What mem_export gives; travels over the peer link. */
+struct tcp_key {
+	tcp_le64 checksum;
+	tcp_le32 magic;
+	tcp_le16 version;
+	tcp_le16 reserved; /* 0 */
+	tcp_le32 mem_id;
+	tcp_le32 access;
+	tcp_le64 len_bytes;
+};
+
+_Static_assert(sizeof(struct tcp_hello) == 56, "wire format");
+_Static_assert(sizeof(struct tcp_welcome) == 24, "wire format");
+_Static_assert(sizeof(struct tcp_frame_header) == 40, "wire format");
+_Static_assert(sizeof(struct tcp_frame_entry) == 24, "wire format");
+_Static_assert(sizeof(struct tcp_key) == 32, "wire format");
+
+#define TCP_TABLE_BYTES_MAX (TCP_FRAME_ENTRIES_MAX * (uint32_t)sizeof(struct tcp_frame_entry))
+/* Header and body, whichever kind. */
+#define TCP_HEAD_BYTES_MAX ((uint32_t)sizeof(struct tcp_frame_header) + TCP_TABLE_BYTES_MAX)
+
+_Static_assert(TCP_SEND_BYTES_MAX <= TCP_TABLE_BYTES_MAX, "a message fits where a table fits");
+_Static_assert(TCP_OP_BYTES_MAX <= TCP_FRAME_PLACE_BYTES_MAX, "the longest op fits one frame");
+_Static_assert(TCP_FRAME_ENTRIES_MAX <= UINT16_MAX, "count has 16 bits");
+
+static inline uint16_t tcp_get16(tcp_le16 value)
+{
+	return le16toh(value.raw);
+}
+
+static inline uint32_t tcp_get32(tcp_le32 value)
+{
+	return le32toh(value.raw);
+}
+
+static inline uint64_t tcp_get64(tcp_le64 value)
+{
+	return le64toh(value.raw);
+}
+
+static inline tcp_le16 tcp_put16(uint16_t value)
+{
+	return (tcp_le16){htole16(value)};
+}
+
+static inline tcp_le32 tcp_put32(uint32_t value)
+{
+	return (tcp_le32){htole32(value)};
+}
+
+static inline tcp_le64 tcp_put64(uint64_t value)
+{
+	return (tcp_le64){htole64(value)};
+}
+
+/* The checksum that belongs into the first eight of @bytes bytes. */
+static inline uint64_t tcp_checksum(const void *message, size_t bytes)
+{
+	return XXH3_64bits((const uint8_t *)message + sizeof(tcp_le64), bytes - sizeof(tcp_le64));
+}
+
+#endif

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * commands.c: the commands of a VMM as functions: each passes its descriptor, if any, and
+ * builds the arguments. Uses only the public interface. Blocks as sluice_vmm_command().
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include <jansson.h>
+
+#include "vmm/libsluice/internal.h"
+
+/* Steals @args. */
+static int command(struct sluice_vmm *vmm, const char *name, json_t *args, struct sluice_error *err)
+{
+	char *text = args != NULL ? json_dumps(args, JSON_COMPACT) : NULL;
+	int rc;
+
+	json_decref(args);
+	if (text == NULL)
+		return sluice_fail(err, -EINVAL, name, "an argument is not UTF-8 text");
+	rc = sluice_vmm_command(vmm, name, text, NULL, err);
+	free(text);
+	return rc;
+}
+
+/* Pass @fd under @fdname, then run the command that takes it. Steals @args. */
+static int command_with_fd(struct sluice_vmm *vmm, const char *name, const char *fdname, int fd,
+	json_t *args, struct sluice_error *err)
+{
+	struct sluice_error ignored = {0};
+	json_t *close_args;
+	int rc = sluice_vmm_getfd(vmm, fdname, fd, err);
+
+	if (rc < 0) {
+		json_decref(args);
+		return rc;
+	}
+	rc = command(vmm, name, args, err);
+	if (rc == -EINVAL || rc == -ENOSYS) { /* perhaps refused before it took the descriptor */
+		close_args = json_pack("{s:s}", "fdname", fdname);
+		command(vmm, "closefd", close_args, &ignored);
+	}
+	return rc;
+}
+
+int sluice_vmm_memory_add(
+	struct sluice_vmm *vmm, const struct sluice_vmm_memory *memory, struct sluice_error *err)
+{
+	if (memory->size < sizeof(*memory))
+		return sluice_fail(err, -EINVAL, "memory-add",
+			"struct sluice_vmm_memory has %zu bytes, expected %zu: set its size",
+			memory->size, sizeof(*memory));
+	if (memory->len_bytes > INT64_MAX || memory->gpa > INT64_MAX ||
+		memory->fd_offset > INT64_MAX)
+		return sluice_fail(err, -ERANGE, "memory-add", "no memory is that large");
+	return command_with_fd(vmm, "memory-add", memory->id, memory->fd,
+		json_pack("{s:s,s:s,s:I,s:I,s:I}", "id", memory->id, "fdname", memory->id, "size",
+			(json_int_t)memory->len_bytes, "gpa", (json_int_t)memory->gpa, "offset",
+			(json_int_t)memory->fd_offset),
+		err);
+}
+
+int sluice_vmm_feed_bitmap(struct sluice_vmm *vmm, const char *id, int fd, struct sluice_error *err)
+{
+	return command_with_fd(vmm, "feed-add", id, fd,
+		json_pack("{s:s,s:s,s:s}", "region", id, "type", "bitmap", "fdname", id), err);
+}
+
+int sluice_vmm_device_add(struct sluice_vmm *vmm, const char *id, int fd, struct sluice_error *err)
+{
+	return command_with_fd(
+		vmm, "device-add", id, fd, json_pack("{s:s,s:s}", "device", id, "fdname", id), err);
+}
+
+int sluice_vmm_dirty_sync_done(struct sluice_vmm *vmm, uint64_t id, struct sluice_error *err)
+{
+	return command(vmm, "dirty-sync-done", json_pack("{s:I}", "id", (json_int_t)id), err);
+}
+
+int sluice_vmm_migrate_continue(struct sluice_vmm *vmm, const char *state, struct sluice_error *err)
+{
+	return command(vmm, "migrate-continue", json_pack("{s:s}", "state", state), err);
+}
+
+int sluice_vmm_device_loaded(struct sluice_vmm *vmm, const char *id, struct sluice_error *err)
+{
+	return command(vmm, "device-loaded", json_pack("{s:s}", "device", id), err);
+}
