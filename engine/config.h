@@ -27,6 +27,10 @@ struct sluice_config {
 	uint64_t peer_timeout_ns;
 	uint64_t setup_timeout_ns;
 	uint64_t switchover_timeout_ns;
+	uint64_t lane_timeout_ns;
+	uint64_t recover_retries;
+	uint64_t recover_pause_ns;
+	uint64_t recover_timeout_ns;
 	uint64_t linger_ns;
 	uint64_t spin_ns;
 	uint64_t yield_ns;

@@ -114,18 +114,28 @@ static int connect_peer(struct sluice_engine *engine, struct sluice_error *err)
 	return sluice_link_connect(engine->loop, engine->peer_uri, &handlers, &engine->link, err);
 }
 
+static void env_peer_disconnect(void *ctx)
+{
+	struct sluice_engine *engine = ctx;
+
+	sluice_link_close(engine->link);
+	engine->link = NULL;
+}
+
 static void env_peer_reconnect(void *ctx)
 {
 	struct sluice_engine *engine = ctx;
 	struct sluice_error err = {0};
+	int r = connect_peer(engine, &err);
 
-	if (connect_peer(engine, &err) < 0)
-		sluice_source_peer_lost(engine->source, err.text);
+	if (r < 0)
+		sluice_source_peer_lost(engine->source, r, err.text);
 }
 
 static const struct sluice_session_env engine_env = {
 	.now_ns = env_now_ns,
 	.peer_send = env_peer_send,
+	.peer_disconnect = env_peer_disconnect,
 	.peer_reconnect = env_peer_reconnect,
 	.vmm_event = env_vmm_event,
 	.decide = env_decide,
@@ -279,6 +289,10 @@ static int begin(struct sluice_engine *engine, uint32_t lanes, struct sluice_ses
 		.peer_timeout_ns = engine->config.peer_timeout_ns,
 		.setup_timeout_ns = engine->config.setup_timeout_ns,
 		.switchover_timeout_ns = engine->config.switchover_timeout_ns,
+		.lane_timeout_ns = engine->config.lane_timeout_ns,
+		.recover_retries = (uint32_t)engine->config.recover_retries,
+		.recover_pause_ns = engine->config.recover_pause_ns,
+		.recover_timeout_ns = engine->config.recover_timeout_ns,
 		.policy = sluice_engine_policy(engine),
 		.regions = engine->regions,
 		.region_count = engine->memory.count,
@@ -402,6 +416,18 @@ static void stranger_down(void *ctx, const char *why)
 	stranger_gone(ctx);
 }
 
+void sluice_engine_adopt_link(struct sluice_engine *engine, struct sluice_stranger *stranger)
+{
+	struct sluice_link_handlers handlers = link_handlers;
+
+	handlers.ctx = engine;
+	sluice_link_close(engine->link);
+	engine->link = stranger->link;
+	stranger->link = NULL;
+	sluice_link_set_handlers(engine->link, &handlers);
+	sluice_target_peer_back(engine->target);
+}
+
 static void refuse(struct sluice_link *link, const char *text)
 {
 	sluice_link_send(link, json_pack("{s:s, s:s}", "type", "refuse", "error", text));
@@ -484,6 +510,8 @@ static void hello(struct sluice_stranger *stranger, const json_t *message)
 	struct sluice_error err = {0};
 
 	stranger->link = NULL;
+	if (engine->target != NULL)
+		sluice_target_superseded(engine->target, message);
 	if (check_awaits(engine, &err) < 0) {
 		refuse(link, err.text);
 		sluice_link_close(link);
@@ -515,14 +543,7 @@ static void resolve(struct sluice_stranger *stranger, const json_t *message)
 	struct sluice_error err = {0};
 
 	if (engine->target != NULL && strcmp(session, sluice_target_session(engine->target)) == 0) {
-		struct sluice_link_handlers handlers = link_handlers;
-
-		handlers.ctx = engine;
-		sluice_link_close(engine->link);
-		engine->link = stranger->link;
-		stranger->link = NULL;
-		sluice_link_set_handlers(engine->link, &handlers);
-		sluice_target_peer_back(engine->target);
+		sluice_engine_adopt_link(engine, stranger);
 		sluice_target_peer_message(engine->target, message);
 		return;
 	}
@@ -538,11 +559,17 @@ static void stranger_message(void *ctx, const json_t *message)
 {
 	struct sluice_stranger *stranger = ctx;
 	const char *type = sluice_peer_type(message);
+	struct sluice_error err = {0};
 
 	if (strcmp(type, "hello") == 0) {
 		hello(stranger, message);
 	} else if (strcmp(type, "resolve") == 0) {
 		resolve(stranger, message);
+	} else if (strcmp(type, "resume") == 0) {
+		if (sluice_engine_resume(stranger, message, &err) < 0) {
+			refuse(stranger->link, err.text);
+			stranger_gone(stranger);
+		}
 	} else {
 		refuse(stranger->link, "a session begins with hello");
 		stranger_gone(stranger);
@@ -607,7 +634,8 @@ static void link_message(void *ctx, const json_t *message)
 		sluice_source_peer_message(engine->source, message);
 	else if (engine->target != NULL)
 		sluice_target_peer_message(engine->target, message);
-	if (engine->streams != NULL && strcmp(sluice_peer_type(message), "credit") == 0)
+	if (engine->streams != NULL && (strcmp(sluice_peer_type(message), "credit") == 0 ||
+					       strcmp(sluice_peer_type(message), "resumed") == 0))
 		sluice_streams_credits(engine->streams);
 	sluice_engine_tick(engine, sluice_now_ns());
 }
@@ -619,7 +647,7 @@ static void link_down(void *ctx, const char *why)
 
 	engine->link = NULL;
 	if (engine->source != NULL)
-		sluice_source_peer_lost(engine->source, why);
+		sluice_source_peer_lost(engine->source, sluice_link_error(link), why);
 	else if (engine->target != NULL)
 		sluice_target_peer_lost(engine->target, why);
 	sluice_link_close(link);

@@ -165,6 +165,8 @@ static void tell_backlog(struct sluice_lane *lane)
 			 ((uint64_t)sluice_lane_pages_in_hand(lane) << SLUICE_PAGE_SHIFT);
 
 	__atomic_store_n(&lane->backlog_bytes, bytes, __ATOMIC_RELAXED);
+	__atomic_store_n(&lane->head_told, lane->head, __ATOMIC_RELAXED);
+	__atomic_store_n(&lane->sent_told, lane->sent, __ATOMIC_RELAXED);
 }
 
 bool sluice_lane_step(struct sluice_lane *lane, uint64_t now_ns)
@@ -190,6 +192,11 @@ bool sluice_lane_arm(struct sluice_lane *lane, struct sluice_arm *ret_arm)
 		return true;
 	}
 	return lane->conf.transport->arm(lane->conf.conn, ret_arm);
+}
+
+void sluice_lane_stop(struct sluice_lane *lane)
+{
+	lane->state = LANE_LOST;
 }
 
 void sluice_lane_abandon(struct sluice_lane *lane)
@@ -238,6 +245,15 @@ struct sluice_lane_counters *sluice_lane_counters_for_worker(struct sluice_lane 
 uint64_t sluice_lane_backlog_bytes(const struct sluice_lane *lane)
 {
 	return __atomic_load_n(&lane->backlog_bytes, __ATOMIC_RELAXED);
+}
+
+uint64_t sluice_lane_posted(const struct sluice_lane *lane, uint64_t *ret_completed)
+{
+	uint64_t completed = __atomic_load_n(&lane->head_told, __ATOMIC_RELAXED);
+	uint64_t posted = __atomic_load_n(&lane->sent_told, __ATOMIC_RELAXED);
+
+	*ret_completed = completed;
+	return posted > completed ? posted - completed : 0;
 }
 
 const struct sluice_conn_stats *sluice_lane_conn_stats(const struct sluice_lane *lane)

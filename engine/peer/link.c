@@ -25,6 +25,7 @@ struct sluice_link {
 	struct sluice_watch *watch;
 	bool connecting;
 	bool down;
+	int error; /* 0: not known */
 	char send_failed[64]; /* why nothing can be sent any more; "" while it can */
 	unsigned int busy; /* inside handlers: freed when it comes back to 0 */
 	bool closed;
@@ -204,6 +205,7 @@ static void finish_connecting(struct sluice_link *link)
 	getsockopt(sluice_wire_fd(link->wire), SOL_SOCKET, SO_ERROR, &error, &len);
 	link->connecting = false;
 	if (error != 0) {
+		link->error = -error;
 		go_down(link, strerror(error));
 		return;
 	}
@@ -295,6 +297,11 @@ void sluice_link_send(struct sluice_link *link, json_t *message)
 		fail_sending(link, "the peer does not read");
 	else if (!link->connecting)
 		flush(link);
+}
+
+int sluice_link_error(const struct sluice_link *link)
+{
+	return link->error != 0 ? link->error : -ECONNRESET;
 }
 
 void sluice_link_close(struct sluice_link *link)

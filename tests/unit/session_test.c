@@ -174,7 +174,7 @@ static int command_source(struct pair *pair, enum command command, struct sluice
 		return 0;
 	case CONNECTED_AGAIN:
 	case LINK_LOST:
-		sluice_source_peer_lost(s, "cut");
+		sluice_source_peer_lost(s, -ECONNRESET, "cut");
 		if (command == CONNECTED_AGAIN)
 			sluice_source_connected(s);
 		return 0;
