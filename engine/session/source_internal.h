@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * source_internal.h: what source.c (states), source_setup.c (from hello to the first page),
- * source_sync.c (dirty syncs, the policy) and source_report.c (what it tells) share.
+ * source_internal.h: what the files of a source share: source.c (states, time), source_link.c (the
+ * peer link), source_setup.c (from hello to the first page), source_lanes.c (lanes lost and
+ * fenced), source_sync.c (dirty syncs, the policy), source_switchover.c (from the stopped guest to
+ * the decision), source_report.c (what it tells).
  */
 #ifndef SLUICE_ENGINE_SOURCE_INTERNAL_H
 #define SLUICE_ENGINE_SOURCE_INTERNAL_H
@@ -90,6 +92,31 @@ void source_fail_text(struct sluice_source *s, int code, const char *fmt, ...)
 void source_tell_throttle(struct sluice_source *s, uint32_t percent);
 void source_wake_lanes(struct sluice_source *s);
 bool source_guest_is_ours(enum source_state state);
+
+static inline uint64_t source_now(const struct sluice_source *s)
+{
+	return s->env.now_ns(s->env.ctx);
+}
+
+/* source_link.c */
+void source_send(struct sluice_source *s, json_t *message); /* steals; nothing without a link */
+void source_send_abort(struct sluice_source *s, const char *reason);
+void source_keep_alive(struct sluice_source *s, uint64_t now_ns);
+
+/* source_lanes.c */
+void source_on_fenced(struct sluice_source *s, const json_t *message);
+void source_read_mailboxes(struct sluice_source *s);
+void source_fail_when_lanes_are_gone(struct sluice_source *s, uint64_t now_ns);
+uint64_t source_lanes_deadline_ns(const struct sluice_source *s);
+
+/* source_switchover.c */
+void source_finish_when_drained(struct sluice_source *s);
+void source_on_prepared(struct sluice_source *s, const json_t *message);
+void source_on_committed(struct sluice_source *s, const json_t *message);
+void source_on_decision(struct sluice_source *s, const json_t *message);
+void source_on_abort(struct sluice_source *s, const json_t *message);
+void source_doubt_when_unanswered(struct sluice_source *s, uint64_t now_ns);
+void source_fail_when_stopped_too_long(struct sluice_source *s, uint64_t now_ns);
 
 /* source_sync.c */
 void source_ask_sync(struct sluice_source *s);

@@ -22,12 +22,11 @@ void source_say_hello(struct sluice_source *s)
 					 (json_int_t)r->gpa, "size", (json_int_t)r->len_bytes,
 					 "page-size", (json_int_t)r->page_bytes));
 	}
-	s->env.peer_send(s->env.ctx,
-		json_pack("{s:s, s:i, s:s, s:[], s:s, s:s, s:s, s:I, s:o}", "type", "hello",
-			"protocol", SLUICE_PROTOCOL_VERSION, "version", SLUICE_VERSION, "features",
-			"session", s->conf.session, "instance", s->conf.instance, "transport",
-			s->conf.transport->name, "lanes", (json_int_t)s->conf.lanes, "regions",
-			regions));
+	source_send(s, json_pack("{s:s, s:i, s:s, s:[], s:s, s:s, s:s, s:I, s:o}", "type", "hello",
+			       "protocol", SLUICE_PROTOCOL_VERSION, "version", SLUICE_VERSION,
+			       "features", "session", s->conf.session, "instance", s->conf.instance,
+			       "transport", s->conf.transport->name, "lanes",
+			       (json_int_t)s->conf.lanes, "regions", regions));
 }
 
 static const char *text_of(const json_t *object, const char *key)

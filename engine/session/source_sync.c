@@ -14,17 +14,12 @@
 
 #define SYNC_GAP_NS (2 * SLUICE_NS_PER_MS) /* shortest time between two dirty syncs */
 
-static uint64_t now(const struct sluice_source *s)
-{
-	return s->env.now_ns(s->env.ctx);
-}
-
 void source_ask_sync(struct sluice_source *s)
 {
 	SLUICE_ASSERT(!s->sync_outstanding);
 	s->sync_id++;
 	s->sync_outstanding = true;
-	s->sync_asked_ns = now(s);
+	s->sync_asked_ns = source_now(s);
 	s->env.vmm_event(
 		s->env.ctx, "DIRTY_SYNC", json_pack("{s:I}", "id", (json_int_t)s->sync_id));
 }
@@ -64,7 +59,7 @@ static void start_interval(struct sluice_source *s, uint64_t now_ns)
 /* When everything is queued, open the gate; the first interval begins. */
 static void activate(struct sluice_source *s)
 {
-	uint64_t now_ns = now(s);
+	uint64_t now_ns = source_now(s);
 
 	source_mark_everything(s);
 	s->active_ns = now_ns;
@@ -84,7 +79,7 @@ void source_activate_when_ready(struct sluice_source *s)
 
 static void decide(struct sluice_source *s, uint64_t pages_dirtied)
 {
-	uint64_t now_ns = now(s);
+	uint64_t now_ns = source_now(s);
 	uint64_t interval_ns = now_ns - s->interval_start_ns;
 	uint64_t placed = placed_bytes(s) - s->interval_placed_bytes;
 	struct sluice_measure measure = {
@@ -126,7 +121,7 @@ int sluice_source_dirty_sync_done(struct sluice_source *s, uint64_t id, struct s
 			"no DIRTY_SYNC with id %llu is waiting for an answer",
 			(unsigned long long)id);
 	s->sync_outstanding = false;
-	s->sync_took_ns = now(s) - s->sync_asked_ns;
+	s->sync_took_ns = source_now(s) - s->sync_asked_ns;
 	if (s->sync_min_ns == 0 || s->sync_took_ns < s->sync_min_ns)
 		s->sync_min_ns = s->sync_took_ns;
 	if (sluice_source_is_over(s))

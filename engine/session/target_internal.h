@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * target_internal.h: what the files of a target share: target.c (states, time), target_link.c (the
+ * peer link and the decision), target_setup.c (hello and welcome), target_lanes.c (lanes heard and
+ * fenced), target_devices.c (devices, until prepared).
+ */
+#ifndef SLUICE_ENGINE_TARGET_INTERNAL_H
+#define SLUICE_ENGINE_TARGET_INTERNAL_H
+
+#include "engine/device/inbox.h"
+#include "engine/lane/lane_set.h"
+#include "engine/session/target.h"
+
+/*
+ * The states of a target, in the order of a session that goes well.
+ *
+ * RECEIVE  welcome sent; lanes land pages; devices are opened and loaded
+ * LOAD     the source has finished: waits until each device is accepted by its VMM
+ * PREPARED every lane is closed; waits for the decision. Without the peer link: in doubt
+ *
+ * Up to LOAD any failure burns the session. In PREPARED only the source's word, its successor's
+ * question, or the operator ends it.
+ */
+enum target_state {
+	TARGET_RECEIVE,
+	TARGET_LOAD,
+	TARGET_PREPARED,
+	TARGET_COMPLETED,
+	TARGET_FAILED,
+};
+
+#define DEVICE_NAME_BYTES 64
+
+struct target_device {
+	char name[DEVICE_NAME_BYTES];
+	bool opened; /* the VMM gave a descriptor */
+	bool written; /* the loader wrote all of it */
+	bool loaded; /* the VMM accepted it */
+};
+
+struct sluice_target {
+	struct sluice_session_conf conf;
+	struct sluice_session_env env;
+	enum target_state state;
+	struct sluice_error error;
+	struct sluice_lane_work work;
+	struct sluice_lane_set lanes;
+	struct target_device devices[SLUICE_DEVICES_MAX];
+	uint32_t device_count;
+	uint8_t held_from[SLUICE_SLOTS_MAX]; /* 1 + the lane that brought it; 0: no credit is due */
+	bool link_up;
+	uint64_t heard_ns, pinged_ns, start_ns, over_ns;
+};
+
+static inline uint64_t target_now(const struct sluice_target *t)
+{
+	return t->env.now_ns(t->env.ctx);
+}
+
+/* target.c */
+void target_enter(struct sluice_target *t, enum target_state state);
+void target_tell_status(struct sluice_target *t);
+void target_burn(struct sluice_target *t, int code, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+
+/* target_link.c */
+void target_send(struct sluice_target *t, json_t *message); /* steals; nothing without a link */
+void target_keep_alive(struct sluice_target *t, uint64_t now_ns);
+
+uint64_t target_ping_gap_ns(const struct sluice_target *t);
+
+/* target_setup.c */
+int target_check_hello(
+	const struct sluice_session_conf *conf, const json_t *hello, struct sluice_error *err);
+int target_say_welcome(struct sluice_target *t, struct sluice_error *err);
+
+/* target_lanes.c */
+int target_open_lane(
+	struct sluice_target *t, uint32_t lane, json_t *tickets, struct sluice_error *err);
+void target_read_mailboxes(struct sluice_target *t);
+void target_on_fence(struct sluice_target *t, const json_t *message);
+
+/* target_devices.c */
+void target_on_device(struct sluice_target *t, const json_t *message);
+void target_prepare_when_loaded(struct sluice_target *t);
+
+#endif

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * target_lanes.c: a target's lanes: opened with a ticket, heard, fenced. Control thread.
+ */
+#include <errno.h>
+#include <sys/random.h>
+
+#include "engine/device/inbox.h"
+#include "engine/session/target_internal.h"
+
+/* A lane that waits for the connection with a fresh ticket. */
+int target_open_lane(
+	struct sluice_target *t, uint32_t lane, json_t *tickets, struct sluice_error *err)
+{
+	struct sluice_ticket ticket;
+	int r;
+
+	if (getrandom(ticket.secret, sizeof(ticket.secret), 0) != sizeof(ticket.secret))
+		return sluice_fail(err, -EIO, "ticket", "no random bytes");
+	r = sluice_lane_set_open(
+		&t->lanes, lane, &ticket, NULL, target_now(t) + t->conf.setup_timeout_ns, err);
+	if (r == 0)
+		json_array_append_new(tickets, sluice_hex(ticket.secret, sizeof(ticket.secret)));
+	return r;
+}
+
+static void on_announcement(struct sluice_target *t, uint32_t lane, const struct sluice_note *note)
+{
+	struct sluice_announce announce;
+	struct sluice_error err = {0};
+	int r;
+
+	if (!sluice_announce_read(note->bytes, note->len_bytes, &announce)) {
+		target_burn(t, -EPROTO,
+			"a lane brought a message that is not a segment's announcement");
+		return;
+	}
+	r = t->env.segment_announced(t->env.ctx, &announce, &err);
+	if (r < 0)
+		target_burn(t, err.code, "%s", err.text);
+	else if (r > 0)
+		t->held_from[announce.slot] = (uint8_t)(1 + lane);
+}
+
+/* A lost lane is only noted: the source says when to fence it, and goes on with the others. */
+void target_read_mailboxes(struct sluice_target *t)
+{
+	for (uint32_t lane = 0; lane < t->lanes.count; lane++) {
+		struct sluice_lane_slot *slot = &t->lanes.slots[lane];
+		struct sluice_note note;
+
+		while (t->state < TARGET_PREPARED && slot->lane != NULL &&
+			sluice_mailbox_take(sluice_lane_mailbox(slot->lane), &note)) {
+			if (note.kind == SLUICE_NOTE_RECEIVED) {
+				on_announcement(t, lane, &note);
+			} else if (note.kind == SLUICE_NOTE_CONNECTED) {
+				slot->standing = SLUICE_LANE_ACTIVE;
+			} else if (slot->standing != SLUICE_LANE_FENCING) {
+				slot->standing = SLUICE_LANE_FENCING;
+				slot->losses++;
+			}
+		}
+	}
+}
+
+static json_t *held_slots(const struct sluice_target *t, uint32_t lane)
+{
+	json_t *slots = json_array();
+
+	for (uint32_t slot = 0; slot < t->conf.inbox->slots; slot++)
+		if (t->held_from[slot] == 1 + lane)
+			json_array_append_new(slots, json_integer((json_int_t)slot));
+	return slots;
+}
+
+void target_on_fence(struct sluice_target *t, const json_t *message)
+{
+	uint32_t lane = (uint32_t)json_integer_value(json_object_get(message, "lane"));
+	uint32_t epoch = (uint32_t)json_integer_value(json_object_get(message, "epoch"));
+
+	if (lane >= t->lanes.count || epoch != t->lanes.slots[lane].epoch) {
+		target_burn(t, -EPROTO,
+			"the source asked to fence lane %u, epoch %u, which does not "
+			"exist",
+			lane, epoch);
+		return;
+	}
+	/* What it announced before is in the mailbox: heard before the lane is gone. */
+	target_read_mailboxes(t);
+	if (sluice_target_is_over(t))
+		return;
+	sluice_lane_set_close(&t->lanes, lane);
+	target_send(t, json_pack("{s:s, s:I, s:I, s:o}", "type", "fenced", "lane", (json_int_t)lane,
+			       "epoch", (json_int_t)epoch, "held", held_slots(t, lane)));
+}

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * target_setup.c: the source's hello, and the welcome that answers it. Control thread.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "engine/device/inbox.h"
+#include "engine/session/target_internal.h"
+
+static int match_regions(
+	const struct sluice_session_conf *conf, const json_t *hello, struct sluice_error *err)
+{
+	const json_t *regions = json_object_get(hello, "regions");
+	size_t count = json_array_size(regions);
+
+	if (count != conf->region_count)
+		return sluice_fail_scope(err, SLUICE_SCOPE_SESSION, -EINVAL, "regions",
+			"the source has %zu memory regions and the target %u; add the same regions "
+			"on both hosts",
+			count, conf->region_count);
+	for (uint32_t i = 0; i < conf->region_count; i++) {
+		const struct sluice_session_region *r = &conf->regions[i];
+		const json_t *entry = json_array_get(regions, i);
+		const char *id = json_string_value(json_object_get(entry, "id"));
+		uint64_t size = (uint64_t)json_integer_value(json_object_get(entry, "size"));
+		uint64_t gpa = (uint64_t)json_integer_value(json_object_get(entry, "gpa"));
+
+		if (strcmp(id, r->id) != 0)
+			return sluice_fail_scope(err, SLUICE_SCOPE_SESSION, -EINVAL, "regions",
+				"the source has a region \"%s\" where the target has \"%s\"; use "
+				"the same ids on both hosts",
+				id, r->id);
+		if (size != r->len_bytes)
+			return sluice_fail_scope(err, SLUICE_SCOPE_SESSION, -EINVAL, "regions",
+				"region \"%s\" has %llu bytes at the source and %llu at the target",
+				id, (unsigned long long)size, (unsigned long long)r->len_bytes);
+		if (gpa != r->gpa)
+			return sluice_fail_scope(err, SLUICE_SCOPE_SESSION, -EINVAL, "regions",
+				"region \"%s\" is at guest-physical %#llx at the source and %#llx "
+				"at the target",
+				id, (unsigned long long)gpa, (unsigned long long)r->gpa);
+	}
+	return 0;
+}
+
+int target_check_hello(
+	const struct sluice_session_conf *conf, const json_t *hello, struct sluice_error *err)
+{
+	int protocol = (int)json_integer_value(json_object_get(hello, "protocol"));
+	const char *transport = json_string_value(json_object_get(hello, "transport"));
+
+	if (protocol != SLUICE_PROTOCOL_VERSION)
+		return sluice_fail_scope(err, SLUICE_SCOPE_SESSION, -EPROTO, "hello",
+			"the source speaks protocol %d, the target %d; use engines of the same "
+			"version",
+			protocol, SLUICE_PROTOCOL_VERSION);
+	if (strcmp(transport, conf->transport->name) != 0)
+		return sluice_fail_scope(err, SLUICE_SCOPE_SESSION, -EPROTO, "hello",
+			"the source's lanes use transport \"%s\", the target's \"%s\"; set the "
+			"same "
+			"`transport` on both hosts",
+			transport, conf->transport->name);
+	return match_regions(conf, hello, err);
+}
+
+static json_t *export_key(struct sluice_target *t, const struct sluice_mem *mem)
+{
+	uint8_t key[SLUICE_KEY_BYTES_MAX];
+	int bytes = t->conf.transport->mem_export(mem, key, sizeof(key));
+
+	SLUICE_ASSERT(bytes >= 0 && bytes <= (int)sizeof(key));
+	return sluice_hex(key, (size_t)bytes);
+}
+
+int target_say_welcome(struct sluice_target *t, struct sluice_error *err)
+{
+	json_t *tickets = json_array(), *regions = json_array();
+
+	for (uint32_t lane = 0; lane < t->lanes.count; lane++) {
+		int r = target_open_lane(t, lane, tickets, err);
+
+		if (r < 0) {
+			json_decref(tickets);
+			json_decref(regions);
+			return r;
+		}
+	}
+	for (uint32_t i = 0; i < t->conf.region_count; i++)
+		json_array_append_new(regions,
+			json_pack("{s:o, s:o}", "key", export_key(t, t->conf.regions[i].mem),
+				"nonzero", sluice_chunk_map(&t->conf, &t->env, i)));
+	target_send(t,
+		json_pack("{s:s, s:i, s:s, s:[], s:s, s:s, s:o, s:o, s:o, s:I, s:I}", "type",
+			"welcome", "protocol", SLUICE_PROTOCOL_VERSION, "version", SLUICE_VERSION,
+			"features", "instance", t->conf.instance, "address", t->conf.rail_address,
+			"tickets", tickets, "regions", regions, "staging-key",
+			export_key(t, t->conf.staging), "slots", (json_int_t)t->conf.inbox->slots,
+			"slot-bytes", (json_int_t)t->conf.inbox->slot_bytes));
+	return 0;
+}
