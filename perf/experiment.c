@@ -8,8 +8,10 @@
 #include <unistd.h>
 
 #include "perf/experiment.h"
+#include "perf/iperf.h"
 #include "perf/metrics.h"
 #include "perf/migration.h"
+#include "perf/plain.h"
 
 struct experiment {
 	const struct perf_config *config;
@@ -154,6 +156,31 @@ static int run_guest(struct experiment *x, struct sluice_error *err)
 	return r;
 }
 
+/* A program that sluice is compared with. */
+static int run_peer(struct experiment *x, struct sluice_error *err)
+{
+	json_t *run = NULL;
+	int r;
+
+	name_run(x, 0);
+	if (x->config->program == PERF_PROGRAM_PLAIN)
+		r = perf_plain_run(x->config, &run, err);
+	else
+		r = perf_iperf_run(x->config, x->dir, &run, err);
+	if (r < 0)
+		run = json_pack("{s:s, s:s}", "status", "failed", "error", err->text);
+	perf_progress_say(&x->progress, "%s: %s, %.0f ms", x->progress.prefix,
+		json_string_value(json_object_get(run, "status")),
+		json_number_value(json_object_get(run, "total_ms")));
+	keep_run(x, run, 0);
+	return r;
+}
+
+static int run_one(struct experiment *x, struct sluice_error *err)
+{
+	return x->config->program == PERF_PROGRAM_MIGRATION ? run_guest(x, err) : run_peer(x, err);
+}
+
 int perf_experiment_run(const struct perf_config *config,
 	const struct perf_experiment_options *options, json_t *result, struct sluice_error *err)
 {
@@ -166,7 +193,7 @@ int perf_experiment_run(const struct perf_config *config,
 	if (r < 0)
 		return r;
 	for (x.guest = 0; r == 0 && x.guest < config->warmup + config->repeats; x.guest++)
-		r = run_guest(&x, err);
+		r = run_one(&x, err);
 	json_object_set_new(result, "summary", perf_metrics_summary(x.runs));
 	if (r < 0 || options->keep_logs)
 		perf_progress_say(&x.progress, "logs are kept in %s", x.dir);

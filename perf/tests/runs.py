@@ -9,6 +9,7 @@ run starts: that is how the tests find those processes, and see that none is lef
 import itertools
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -180,6 +181,23 @@ def refused(bench):
             expect(status == 1 and "many" in bench.output(), f"{name} is read", bench)
 
 
+def programs(bench):
+    """The programs beside sluice move as much, and say so in the same words."""
+    expect(bench.run("program=plain", "lanes=3", "prealloc=no") == 0, "plain passes", bench)
+    run = bench.result()["runs"][0]
+    expect(run["bytes_placed"] == 32 << 20 and run["mismatched_pages"] == 0, "all moved", bench)
+    expect(run["total_ms"] > 0 and run["cpu_s_source"] > 0 and run["cpu_s_target"] > 0
+           and run["placed_bytes_per_s"] > 0, "figures", bench)
+    expect(bench.run("program=iperf3", "lanes=2") == 0, "iperf3 passes or is skipped", bench)
+    run = bench.result()["runs"][0]
+    if shutil.which("iperf3") is None:
+        expect(run["status"] == "skipped" and "scripts/deps" in run["reason"], "why", bench)
+    else:
+        expect(run["bytes_placed"] > 8 << 20 and run["placed_bytes_per_s"] > 0, "all", bench)
+    expect(bench.run("program=iperf3", "lanes=1000") == 1 or not shutil.which("iperf3"),
+           "it fails", bench)
+
+
 def interrupt(bench):
     """Ctrl-C ends everything that was started."""
     child = bench.start("settle=30s")
@@ -211,8 +229,8 @@ def main():
     # A short path: sockets are in there.
     with tempfile.TemporaryDirectory(prefix="perf-", dir="/tmp") as folder:
         bench = Bench(program, root, folder)
-        {"measure": measure, "hops": hops, "planted": planted, "refused": refused, "interrupt": interrupt,
-         "dead-vmm": dead_vmm}[name](bench)
+        {"measure": measure, "hops": hops, "planted": planted, "refused": refused,
+         "programs": programs, "interrupt": interrupt, "dead-vmm": dead_vmm}[name](bench)
     return 0
 
 
