@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "engine/engine.h"
 #include "engine/peer/messages.h"
+#include "engine/security.h"
 
 #define RAIL_STEP_NS         (100 * SLUICE_NS_PER_MS)
 #define STRANGER_DEADLINE_NS (5 * SLUICE_NS_PER_S)
@@ -107,11 +108,14 @@ static const struct sluice_link_handlers link_handlers = {
 static int connect_peer(struct sluice_engine *engine, struct sluice_error *err)
 {
 	struct sluice_link_handlers handlers = link_handlers;
+	struct sluice_link_opts opts;
 
 	handlers.ctx = engine;
 	sluice_link_close(engine->link);
 	engine->link = NULL;
-	return sluice_link_connect(engine->loop, engine->peer_uri, &handlers, &engine->link, err);
+	sluice_security_link_opts(&engine->config, engine->config.setup_timeout_ns, &opts);
+	return sluice_link_connect(
+		engine->loop, &engine->peer, &opts, &handlers, &engine->link, err);
 }
 
 static void env_peer_disconnect(void *ctx)
@@ -283,6 +287,7 @@ static int begin(struct sluice_engine *engine, uint32_t lanes, struct sluice_ses
 		.transport = engine->transport,
 		.rail = engine->rail,
 		.rail_address = engine->rail_address,
+		.lanes_may_leave = sluice_security_lanes_may_leave(&engine->config),
 		.crew = engine->crew,
 		.lanes = lanes,
 		.memory_budget_bytes = engine->config.memory_budget_bytes,
@@ -328,12 +333,17 @@ static int check_feeds(struct sluice_engine *engine, struct sluice_error *err)
 int sluice_engine_migrate(struct sluice_engine *engine, const char *uri, struct sluice_error *err)
 {
 	struct sluice_session_env env = engine_env;
+	struct sluice_peer_address peer;
 	struct sluice_session_conf conf;
 	uint8_t id[16];
 	int r = check_idle(engine, "migrate", err);
 
 	if (r == 0)
 		r = check_feeds(engine, err);
+	if (r == 0)
+		r = sluice_peer_address_parse(uri, SLUICE_ADDRESS_CONNECT, &peer, err);
+	if (r == 0)
+		r = sluice_security_check(engine, &peer, SLUICE_ADDRESS_CONNECT, err);
 	if (r < 0)
 		return r;
 	sluice_engine_session_clear(engine);
@@ -346,7 +356,7 @@ int sluice_engine_migrate(struct sluice_engine *engine, const char *uri, struct 
 	if (r == 0) {
 		env.ctx = engine;
 		memcpy(conf.session, engine->session, sizeof(conf.session));
-		snprintf(engine->peer_uri, sizeof(engine->peer_uri), "%s", uri);
+		engine->peer = peer;
 		r = connect_peer(engine, err);
 	}
 	if (r == 0)
@@ -412,8 +422,10 @@ static void stranger_gone(struct sluice_stranger *stranger)
 
 static void stranger_down(void *ctx, const char *why)
 {
-	(void)why;
-	stranger_gone(ctx);
+	struct sluice_stranger *stranger = ctx;
+
+	stranger_gone(stranger);
+	sluice_security_refused(stranger->engine, why);
 }
 
 void sluice_engine_adopt_link(struct sluice_engine *engine, struct sluice_stranger *stranger)
@@ -580,19 +592,17 @@ static void on_peer_accepted(void *ctx, int fd)
 {
 	struct sluice_engine *engine = ctx;
 	struct sluice_link_handlers handlers = {.message = stranger_message, .down = stranger_down};
-	uint64_t now_ns = sluice_now_ns();
+	struct sluice_link_opts opts;
 
+	sluice_security_link_opts(&engine->config, STRANGER_DEADLINE_NS, &opts);
 	for (size_t i = 0; i < SLUICE_STRANGERS_MAX; i++) {
 		struct sluice_stranger *stranger = &engine->strangers[i];
 
-		if (stranger->link != NULL && now_ns > stranger->deadline_ns)
-			stranger_gone(stranger);
 		if (stranger->link != NULL)
 			continue;
 		handlers.ctx = stranger;
 		stranger->engine = engine;
-		stranger->deadline_ns = now_ns + STRANGER_DEADLINE_NS;
-		if (sluice_link_adopt(engine->loop, fd, &handlers, &stranger->link) < 0)
+		if (sluice_link_adopt(engine->loop, fd, &opts, &handlers, &stranger->link) < 0)
 			stranger->link = NULL;
 		return;
 	}
@@ -601,15 +611,20 @@ static void on_peer_accepted(void *ctx, int fd)
 
 int sluice_engine_incoming(struct sluice_engine *engine, const char *uri, struct sluice_error *err)
 {
+	struct sluice_peer_address address;
 	int r = check_idle(engine, "migrate-incoming", err);
 
+	if (r == 0)
+		r = sluice_peer_address_parse(uri, SLUICE_ADDRESS_LISTEN, &address, err);
+	if (r == 0)
+		r = sluice_security_check(engine, &address, SLUICE_ADDRESS_LISTEN, err);
 	if (r == 0)
 		r = listen_rail(engine, err);
 	if (r < 0)
 		return r;
 	sluice_link_unlisten(engine->listener);
 	engine->listener = NULL;
-	r = sluice_link_listen(engine->loop, uri, on_peer_accepted, engine, engine->listen_uri,
+	r = sluice_link_listen(engine->loop, &address, on_peer_accepted, engine, engine->listen_uri,
 		&engine->listener, err);
 	engine->awaits_guest = r == 0;
 	return r;
@@ -677,113 +692,4 @@ void sluice_engine_tick(void *ctx, uint64_t now_ns)
 		sluice_streams_destroy(engine->streams);
 		engine->streams = NULL;
 	}
-}
-
-/* ---- what became of a session ---- */
-
-static const char *source_status(const struct sluice_source *source)
-{
-	const char *status = sluice_source_status(source);
-
-	if (sluice_source_is_in_doubt(source))
-		return "in-doubt";
-	if (strcmp(status, "completed") == 0)
-		return "committed";
-	return sluice_source_is_over(source) ? "aborted" : "active";
-}
-
-static const char *target_status(const struct sluice_target *target)
-{
-	const char *status = sluice_target_status(target);
-
-	if (sluice_target_is_prepared(target))
-		return strcmp(status, "in-doubt") == 0 ? "in-doubt" : "prepared";
-	if (strcmp(status, "completed") == 0)
-		return "committed";
-	return sluice_target_is_over(target) ? "aborted" : "active";
-}
-
-/*
- * Asked about a session of an engine that died before us: without a record it neither said commit
- * nor told its VMM to run. It may still hang somewhere and try later, so the answer is made true
- * first: the session is aborted on record, on both sides, and a record cannot be replaced.
- */
-static int burn_unknown(struct sluice_engine *engine, const char *session, const char **ret_status,
-	const char **ret_role, struct sluice_error *err)
-{
-	const char *dir = engine->config.runtime_dir;
-	enum sluice_decision decision;
-	int r = sluice_record_read(dir, SLUICE_RECORD_SOURCE, session, &decision, err);
-
-	*ret_role = "source";
-	if (r == 0 && decision == SLUICE_UNDECIDED) {
-		r = sluice_record_decide(
-			dir, SLUICE_RECORD_TARGET, session, SLUICE_ABORTED, &decision, err);
-		if (r == 0 && decision == SLUICE_COMMITTED)
-			*ret_role = "target";
-		else if (r == 0)
-			r = sluice_record_decide(
-				dir, SLUICE_RECORD_SOURCE, session, SLUICE_ABORTED, &decision, err);
-	}
-	if (r == 0)
-		*ret_status = decision == SLUICE_COMMITTED ? "committed" : "aborted";
-	return r;
-}
-
-int sluice_engine_session_status(struct sluice_engine *engine, const char *session,
-	const char **ret_status, const char **ret_role, struct sluice_error *err)
-{
-	if (session == NULL)
-		session = engine->session;
-	*ret_status = "none";
-	*ret_role = NULL;
-	if (*session == '\0')
-		return 0;
-	if (strcmp(session, engine->session) == 0 && engine->source != NULL) {
-		*ret_role = "source";
-		*ret_status = source_status(engine->source);
-		return 0;
-	}
-	if (strcmp(session, engine->session) == 0 && engine->target != NULL) {
-		*ret_role = "target";
-		*ret_status = target_status(engine->target);
-		return 0;
-	}
-	return burn_unknown(engine, session, ret_status, ret_role, err);
-}
-
-/* The engine that held the session is gone: its commit is on record, its outcome is not known. */
-static int resolve_from_record(struct sluice_engine *engine, const char *session,
-	enum sluice_decision decision, struct sluice_error *err)
-{
-	enum sluice_decision recorded;
-	int r = sluice_record_read(
-		engine->config.runtime_dir, SLUICE_RECORD_SOURCE, session, &recorded, err);
-
-	if (r < 0)
-		return r;
-	if (recorded != SLUICE_COMMITTED)
-		return sluice_fail(
-			err, -ENOENT, "session-resolve", "no session %s is in doubt here", session);
-	sluice_server_event(engine->server, "MIGRATION",
-		decision == SLUICE_COMMITTED
-			? json_pack("{s:s, s:s}", "status", "completed", "session", session)
-			: json_pack("{s:s, s:s, s:s}", "status", "failed", "session", session,
-				  "error-desc", "resolved as aborted by the operator"));
-	return 0;
-}
-
-int sluice_engine_resolve(struct sluice_engine *engine, const char *session,
-	enum sluice_decision decision, struct sluice_error *err)
-{
-	int r;
-
-	/* The last session's name outlives it, for queries: memory-remove lets go of the rest. */
-	if (strcmp(session, engine->session) != 0 ||
-		(engine->source == NULL && engine->target == NULL))
-		return resolve_from_record(engine, session, decision, err);
-	r = engine->source != NULL ? sluice_source_resolve(engine->source, decision, err)
-				   : sluice_target_resolve(engine->target, decision, err);
-	sluice_engine_tick(engine, sluice_now_ns());
-	return r;
 }

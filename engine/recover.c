@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* recover.c: sessions that are paused, in a real engine: by whom, and how they go on. Control thread. */
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "base/clock.h"
 #include "engine/engine.h"
+#include "engine/security.h"
 
 static int check_source(struct sluice_engine *engine, const char *command, struct sluice_error *err)
 {
@@ -24,19 +24,27 @@ int sluice_engine_pause(struct sluice_engine *engine, struct sluice_error *err)
 	return r < 0 ? r : sluice_source_pause(engine->source, err);
 }
 
+static int parse_peer(struct sluice_engine *engine, const char *uri,
+	struct sluice_peer_address *ret_peer, struct sluice_error *err)
+{
+	int r = sluice_peer_address_parse(uri, SLUICE_ADDRESS_CONNECT, ret_peer, err);
+
+	return r < 0 ? r : sluice_security_check(engine, ret_peer, SLUICE_ADDRESS_CONNECT, err);
+}
+
 int sluice_engine_recover(struct sluice_engine *engine, const char *uri, struct sluice_error *err)
 {
-	char before[SLUICE_URI_BYTES];
+	struct sluice_peer_address before = engine->peer, peer = engine->peer;
 	int r = check_source(engine, "migrate-recover", err);
 
+	if (r == 0 && uri != NULL)
+		r = parse_peer(engine, uri, &peer, err);
 	if (r < 0)
 		return r;
-	memcpy(before, engine->peer_uri, sizeof(before));
-	if (uri != NULL)
-		snprintf(engine->peer_uri, sizeof(engine->peer_uri), "%s", uri);
+	engine->peer = peer; /* the session connects there at once, or refuses */
 	r = sluice_source_recover(engine->source, uri != NULL, err);
 	if (r < 0)
-		memcpy(engine->peer_uri, before, sizeof(before));
+		engine->peer = before;
 	return r;
 }
 

@@ -42,6 +42,8 @@
 	X(resends_spared, "segments of a lost lane that the target had already")            \
 	X(credit_waits, "device readers that had to wait for a slot")                       \
 	X(window_waits, "times a window ran out")                                           \
+	X(homes_found, "times a chunk's memory was found on a node")                        \
+	X(chunks_stolen, "chunks that a lane of another node took")                         \
 	X(throttled, "seeds with a throttled guest")                                        \
 	X(pages_skipped, "zero pages skipped: known to be zero at the target")              \
 	X(pages_zeroed, "pages that the target was told to zero")                           \
