@@ -34,6 +34,7 @@
 	X(resends_spared, "segments of a lost lane that the target had already")            \
 	X(credit_waits, "device readers that had to wait for a slot")                       \
 	X(window_waits, "times a window ran out")                                           \
+	X(pace_waits, "times the bandwidth limit held a lane back")                         \
 	X(throttled, "seeds with a throttled guest")                                        \
 	X(pages_skipped, "zero pages skipped: known to be zero at the target")              \
 	X(pages_zeroed, "pages that the target was told to zero")                           \

@@ -53,6 +53,7 @@ struct fault {
 /* What a seed decides beforehand. */
 struct plan {
 	uint32_t lanes, window_bytes;
+	uint64_t max_bandwidth_bytes_per_s;
 	uint32_t slots, slot_bytes;
 	uint32_t devices, device_bytes[ENGINES_DEVICES_MAX];
 	uint32_t device_error_ppm; /* per segment: reading or loading fails */
