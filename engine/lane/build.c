@@ -211,13 +211,17 @@ static void build_zero(struct sluice_lane *lane)
 static bool next_chunk(struct sluice_lane *lane)
 {
 	struct sluice_ledger *ledger = lane->conf.work->ledger;
+	uint32_t home;
 
 	if (__atomic_load_n(&lane->conf.work->gate, __ATOMIC_ACQUIRE) == 0 ||
 		lane->held_tail - lane->held_head >= SLUICE_LANE_HELD_MAX - 1 ||
-		!sluice_ledger_pop(ledger, lane->conf.lane, &lane->current))
+		!sluice_ledger_pop(ledger, lane->conf.lane, lane->conf.home, &lane->current))
 		return false;
 	sluice_ledger_take(ledger, lane->current, lane->todo);
 	SLUICE_COUNT_ADD(lane->counters.chunks, 1);
+	home = sluice_ledger_home_of(ledger, lane->current);
+	if (home != SLUICE_HOME_ANY && home != lane->conf.home)
+		SLUICE_COUNT_ADD(lane->counters.chunks_stolen, 1);
 	return true;
 }
 

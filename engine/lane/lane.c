@@ -26,9 +26,10 @@ int sluice_lane_create(const struct sluice_lane_conf *conf, struct sluice_lane *
 	lane->depth = SLUICE_LANE_DEPTH_MAX;
 	while (lane->depth > conf->limits.depth_max)
 		lane->depth /= 2;
-	lane->extent_bytes_max = conf->limits.op_bytes_max < SLUICE_LANE_EXTENT_BYTES
-					 ? conf->limits.op_bytes_max
-					 : SLUICE_LANE_EXTENT_BYTES;
+	lane->extent_bytes_max =
+		(uint32_t)sluice_align_down(conf->limits.op_bytes_max, SLUICE_PAGE_BYTES);
+	if (lane->extent_bytes_max > SLUICE_LANE_EXTENT_BYTES)
+		lane->extent_bytes_max = SLUICE_LANE_EXTENT_BYTES;
 	/* At least four extents to a window: one that holds one or two runs dry between them. */
 	while (lane->extent_bytes_max > SLUICE_PAGE_BYTES &&
 		lane->extent_bytes_max > conf->window_bytes / 4)

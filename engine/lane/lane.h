@@ -67,6 +67,7 @@ struct sluice_lane_conf {
 	const struct sluice_transport *transport;
 	struct sluice_conn *conn; /* the lane's from create on; closed by destroy */
 	uint32_t lane; /* index in the session */
+	uint32_t home; /* of the ledger: the node of the worker that steps it */
 	uint32_t epoch;
 	enum sluice_role role;
 	struct sluice_rail_limits limits;

@@ -28,9 +28,11 @@ int sluice_lane_set_open(struct sluice_lane_set *set, uint32_t lane,
 		.peer_address = peer_address,
 		.deadline_ns = deadline_ns,
 	};
+	struct sluice_crew_lane place = sluice_crew_lane(set->crew, lane);
 	struct sluice_lane_conf conf = {
 		.transport = set->transport,
 		.lane = lane,
+		.home = place.home,
 		.epoch = opts.epoch,
 		.role = set->role,
 		.limits = set->limits,
@@ -49,7 +51,7 @@ int sluice_lane_set_open(struct sluice_lane_set *set, uint32_t lane,
 		set->transport->lane_close(conf.conn);
 		return sluice_fail(err, r, "lane", "out of memory");
 	}
-	r = sluice_crew_add(set->crew, slot->lane);
+	r = sluice_crew_add(set->crew, slot->lane, place.worker);
 	if (r < 0) {
 		sluice_lane_destroy(slot->lane);
 		slot->lane = NULL;

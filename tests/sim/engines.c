@@ -155,6 +155,7 @@ static void build_actors(struct run *run)
 	scheduler_add(scheduler, "peer link", links_step, run, 2);
 	scheduler_add(scheduler, "chaos", chaos_step, run, 1);
 	scheduler_add(scheduler, "operator", operator_step, run, 1);
+	scheduler_add(scheduler, "homes", engine_homes_step, run, 1);
 	for (int host = 0; host < HOSTS; host++) {
 		struct engine *engine = &run->engines[host];
 

@@ -35,6 +35,8 @@
 	X(credit_waits, "device readers that had to wait for a slot")                       \
 	X(window_waits, "times a window ran out")                                           \
 	X(pace_waits, "times the bandwidth limit held a lane back")                         \
+	X(homes_found, "times a chunk's memory was found on a node")                        \
+	X(chunks_stolen, "chunks that a lane of another node took")                         \
 	X(throttled, "seeds with a throttled guest")                                        \
 	X(pages_skipped, "zero pages skipped: known to be zero at the target")              \
 	X(pages_zeroed, "pages that the target was told to zero")                           \

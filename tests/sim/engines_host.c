@@ -208,8 +208,10 @@ static void begin(struct engine *engine, struct sluice_session_conf *conf)
 {
 	static const char *const ids[GUEST_REGIONS_MAX] = {"a", "b", "c", "d"};
 	struct run *run = engine->run;
-	struct sluice_crew_opts crew = {.workers = 0};
+	struct sluice_crew_lane lanes[ENGINES_LANES_MAX];
+	struct sluice_crew_opts crew = {.lanes = lanes, .lane_count = run->plan.lanes};
 
+	engine_homes_spread(run, lanes);
 	SLUICE_ASSERT(sluice_crew_create(&crew, &engine->crew) == 0);
 	for (uint32_t i = 0; i < run->guest->region_count; i++)
 		engine->regions[i] = (struct sluice_session_region){.id = ids[i],
@@ -249,6 +251,7 @@ void engine_migrate(struct engine *engine)
 	env.ctx = engine;
 	engine->link = link_connect(engine);
 	SLUICE_ASSERT(sluice_source_create(&conf, &env, &engine->source) == 0);
+	engine_homes_make(engine);
 	engine_tick(engine);
 }
 
@@ -284,6 +287,7 @@ static void check_lanes(struct engine *engine)
 		segments_sent += counters.segments;
 		stats->window_waits += counters.window_waits;
 		stats->pace_waits += counters.pace_waits;
+		stats->chunks_stolen += counters.chunks_stolen;
 		stats->pages_zeroed += counters.pages_zeroed;
 		stats->pages_skipped += counters.pages_zero - counters.pages_zeroed;
 	}

@@ -5,6 +5,7 @@
  *   engines.c         one seed: building the world, the actors, the end and its checks
  *   engines_plan.c    what a seed decides beforehand
  *   engines_host.c    an engine process around a session: what engine/migration.c is to sluiced
+ *   engines_homes.c   the source's NUMA nodes
  *   engines_link.c    the peer link
  *   engines_device.c  readers and loaders of device state
  *   engines_vmm.c     the two VMMs
@@ -54,6 +55,9 @@ struct fault {
 struct plan {
 	uint32_t lanes, window_bytes;
 	uint64_t max_bandwidth_bytes_per_s;
+	uint32_t nodes; /* of the source's machine, lanes and memory spread over them */
+	uint32_t homes; /* so many times a chunk's node is found */
+	uint64_t home_ns; /* between two of them */
 	uint32_t slots, slot_bytes;
 	uint32_t devices, device_bytes[ENGINES_DEVICES_MAX];
 	uint32_t device_error_ppm; /* per segment: reading or loading fails */
@@ -81,6 +85,7 @@ struct letter {
 };
 
 struct engine;
+struct sluice_crew_lane;
 
 /* One connection between the engines. Ends by enum host. */
 struct link {
@@ -169,7 +174,9 @@ struct run {
 	struct lane_actor lane_actors[HOSTS][ENGINES_LANES_MAX];
 	struct sluice_mem *mems[HOSTS][GUEST_REGIONS_MAX];
 	struct sluice_bitmap_feed *feeds[GUEST_REGIONS_MAX];
-	uint64_t store_next_ns, partition_until_ns;
+	uint64_t store_next_ns, partition_until_ns, home_next_ns;
+	struct sluice_random home_random;
+	uint32_t homes_found;
 	uint32_t throttle_percent;
 	bool session_seen; /* the target has had a session */
 	bool limit_lifted, was_in_doubt, operator_decided, was_throttled;
@@ -204,6 +211,11 @@ uint64_t engine_lane_step(void *lane_actor, uint64_t now_ns);
 /* The first-decision-wins record of a host. */
 enum sluice_decision engine_decide(
 	struct engine *engine, enum sluice_record_side side, enum sluice_decision decision);
+
+/* engines_homes.c */
+void engine_homes_spread(const struct run *run, struct sluice_crew_lane *lanes);
+void engine_homes_make(struct engine *engine);
+uint64_t engine_homes_step(void *run, uint64_t now_ns);
 
 /* engines_link.c */
 struct link *link_connect(struct engine *source);

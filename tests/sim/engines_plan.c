@@ -115,6 +115,9 @@ void plan_make(struct plan *plan, uint64_t seed)
 	sluice_random_seed(&random, seed ^ 0x706c616eull);
 	plan->lanes = (uint32_t)between(&random, 1, ENGINES_LANES_MAX);
 	plan->window_bytes = (uint32_t)octaves(&random, SLUICE_PAGE_BYTES, 8);
+	plan->nodes = (uint32_t)sluice_random_mix(seed ^ 0x6e6f6465ull) % 3 + 1;
+	plan->homes = (uint32_t)octaves(&random, 4, 7);
+	plan->home_ns = octaves(&random, SLUICE_NS_PER_US, 10);
 	plan_guest(plan, &random, seed);
 	plan_world(plan, &random, seed);
 	plan_devices(plan, &random);

@@ -26,7 +26,7 @@ static void mark_all(struct lane_pair *pair)
 static bool has_queued(const struct sluice_ledger *ledger)
 {
 	for (uint32_t heat = 0; heat < SLUICE_LEDGER_HEATS; heat++)
-		if (!sluice_queue_is_empty(&ledger->queues[heat]))
+		if (!sluice_queue_is_empty(&ledger->homes[SLUICE_HOME_ANY].queues[heat]))
 			return true;
 	return false;
 }

@@ -17,7 +17,7 @@ import struct
 import sys
 
 PAGE = 4096
-TIMEOUT_S = 20
+PATIENCE_S = 60
 
 
 def stub():
@@ -57,12 +57,12 @@ class Engine:
     """The engine's end of a VMM socket."""
 
     def __init__(self, listener):
-        listener.settimeout(TIMEOUT_S)
+        listener.settimeout(PATIENCE_S)
         self.link, _ = listener.accept()
         data, fds, _, _ = socket.recv_fds(self.link, 4, 1)
         self.pid = struct.unpack("i", data)[0]
         self.socket = socket.socket(fileno=fds[0])
-        self.socket.settimeout(TIMEOUT_S)
+        self.socket.settimeout(PATIENCE_S)
         self.text = b""
         self.waiting_fds = []
         self.named = {}
