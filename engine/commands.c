@@ -280,6 +280,9 @@ HANDLER(migrate_set_parameters)
 	policy = sluice_engine_policy(engine);
 	if (engine->source != NULL)
 		sluice_source_set_policy(engine->source, &policy);
+	if (engine->source != NULL)
+		sluice_source_set_max_bandwidth(
+			engine->source, engine->config.max_bandwidth_bytes_per_s);
 	return json_object();
 }
 

@@ -35,6 +35,11 @@ const struct sluice_param sluice_config_params[] = {
 		"threads that step lanes; 0 chooses by cores and lanes", false},
 	{"memory-budget", SLUICE_PARAM_SIZE, FIELD(memory_budget_bytes), "64MiB", 1u << 20,
 		64ull << 30, NULL, "bytes in flight, all lanes together", false},
+	{"max-bandwidth", SLUICE_PARAM_SIZE, FIELD(max_bandwidth_bytes_per_s), "0", 0, 1ull << 50,
+		NULL,
+		"guest memory sent per second while the guest runs, in bytes; 0: no limit; once it "
+		"is stopped there is none",
+		true},
 	{"device-slots", SLUICE_PARAM_UINT, FIELD(device_slots), "16", 1, SLUICE_SLOTS_MAX, NULL,
 		"slots in which a target receives device state", false},
 	{"device-slot-size", SLUICE_PARAM_SIZE, FIELD(device_slot_bytes), "256KiB", 4096, 64u << 20,

@@ -20,6 +20,7 @@ struct sluice_config {
 	uint64_t lanes;
 	uint64_t workers;
 	uint64_t memory_budget_bytes;
+	uint64_t max_bandwidth_bytes_per_s;
 	uint64_t device_slots;
 	uint64_t device_slot_bytes;
 	int pin; /* enum sluice_pin */

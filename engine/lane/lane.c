@@ -26,13 +26,15 @@ int sluice_lane_create(const struct sluice_lane_conf *conf, struct sluice_lane *
 	lane->depth = SLUICE_LANE_DEPTH_MAX;
 	while (lane->depth > conf->limits.depth_max)
 		lane->depth /= 2;
-	lane->extent_bytes_max = conf->limits.op_bytes_max < SLUICE_LANE_EXTENT_BYTES
-					 ? conf->limits.op_bytes_max
-					 : SLUICE_LANE_EXTENT_BYTES;
-	lane->extent_bytes_max = (uint32_t)sluice_align_down(
-		lane->extent_bytes_max < conf->window_bytes ? lane->extent_bytes_max
-							    : conf->window_bytes,
-		SLUICE_PAGE_BYTES);
+	lane->extent_bytes_max =
+		(uint32_t)sluice_align_down(conf->limits.op_bytes_max, SLUICE_PAGE_BYTES);
+	if (lane->extent_bytes_max > SLUICE_LANE_EXTENT_BYTES)
+		lane->extent_bytes_max = SLUICE_LANE_EXTENT_BYTES;
+	/* At least four extents to a window: one that holds one or two runs dry between them. */
+	while (lane->extent_bytes_max > SLUICE_PAGE_BYTES &&
+		lane->extent_bytes_max > conf->window_bytes / 4)
+		lane->extent_bytes_max =
+			(uint32_t)sluice_align_up(lane->extent_bytes_max / 2, SLUICE_PAGE_BYTES);
 	lane->current = SLUICE_NO_CHUNK;
 	lane->state = LANE_CONNECTING;
 	*ret_lane = lane;
@@ -178,6 +180,8 @@ bool sluice_lane_step(struct sluice_lane *lane, uint64_t now_ns)
 	progress = poll_events(lane, now_ns);
 	if (lane->state != LANE_RUNNING || lane->conf.role != SLUICE_ROLE_SOURCE)
 		return progress;
+	lane->now_ns = now_ns;
+	lane->again_ns = 0;
 	progress |= sluice_lane_build(lane);
 	progress |= submit(lane, now_ns);
 	if (progress)
@@ -191,7 +195,11 @@ bool sluice_lane_arm(struct sluice_lane *lane, struct sluice_arm *ret_arm)
 		*ret_arm = (struct sluice_arm){.fd = -1, .deadline_ns = UINT64_MAX};
 		return true;
 	}
-	return lane->conf.transport->arm(lane->conf.conn, ret_arm);
+	if (!lane->conf.transport->arm(lane->conf.conn, ret_arm))
+		return false;
+	if (lane->again_ns != 0 && lane->again_ns < ret_arm->deadline_ns)
+		ret_arm->deadline_ns = lane->again_ns;
+	return true;
 }
 
 void sluice_lane_stop(struct sluice_lane *lane)

@@ -29,6 +29,7 @@
 
 #include "engine/lane/counters.h"
 #include "engine/lane/mailbox.h"
+#include "engine/lane/pace.h"
 
 struct sluice_ledger;
 struct sluice_outbox;
@@ -59,6 +60,7 @@ struct sluice_lane_work {
 	void (*wake)(void *ctx);
 	void *wake_ctx;
 	uint32_t gate; /* atomic; nonzero: lanes may take work */
+	struct sluice_pace pace; /* of guest memory; device segments are never held back */
 };
 
 struct sluice_lane_conf {

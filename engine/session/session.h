@@ -81,6 +81,8 @@ struct sluice_session_conf {
 	struct sluice_crew *crew;
 	uint32_t lanes;
 	uint64_t memory_budget_bytes; /* bytes in flight, all lanes together */
+	uint64_t
+		max_bandwidth_bytes_per_s; /* source: of guest memory until it stops; 0: no limit */
 	uint64_t peer_timeout_ns; /* silence after which the peer link counts as lost */
 	uint64_t setup_timeout_ns;
 	uint64_t switchover_timeout_ns; /* source: longest time a guest is stopped; 0: no bound */

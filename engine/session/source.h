@@ -57,6 +57,8 @@ const char *sluice_source_status(const struct sluice_source *source); /* QEMU's 
 /* New settings for what is still to be decided (downtime-limit, throttling). */
 void sluice_source_set_policy(
 	struct sluice_source *source, const struct sluice_policy_conf *policy);
+/* A new limit, 0 for none. Once the guest is stopped there is none. */
+void sluice_source_set_max_bandwidth(struct sluice_source *source, uint64_t bytes_per_s);
 struct sluice_outbox *sluice_source_outbox(struct sluice_source *source);
 const struct sluice_lane_set *sluice_source_lanes(const struct sluice_source *source);
 json_t *sluice_source_query(const struct sluice_source *source); /* for query-migrate */

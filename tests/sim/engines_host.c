@@ -239,6 +239,7 @@ static void begin(struct engine *engine, struct sluice_session_conf *conf)
 		.crew = engine->crew,
 		.lanes = run->plan.lanes,
 		.memory_budget_bytes = (uint64_t)run->plan.window_bytes * run->plan.lanes,
+		.max_bandwidth_bytes_per_s = run->plan.max_bandwidth_bytes_per_s,
 		.peer_timeout_ns = run->plan.peer_timeout_ns,
 		.setup_timeout_ns = SLUICE_NS_PER_S,
 		.lane_timeout_ns = run->plan.lane_timeout_ns,
@@ -300,6 +301,7 @@ static void check_lanes(struct engine *engine)
 				engine->run->plan.window_bytes);
 		segments_sent += counters.segments;
 		stats->window_waits += counters.window_waits;
+		stats->pace_waits += counters.pace_waits;
 		stats->chunks_stolen += counters.chunks_stolen;
 		stats->pages_zeroed += counters.pages_zeroed;
 		stats->pages_skipped += counters.pages_zero - counters.pages_zeroed;

@@ -56,6 +56,7 @@ struct fault {
 /* What a seed decides beforehand. */
 struct plan {
 	uint32_t lanes, window_bytes;
+	uint64_t max_bandwidth_bytes_per_s;
 	uint32_t nodes; /* of the source's machine, lanes and memory spread over them */
 	uint32_t homes; /* so many times a chunk's node is found */
 	uint64_t home_ns; /* between two of them */
