@@ -18,7 +18,7 @@
 
 #define FIELD(field) SLUICE_FIELD(struct sluice_config, field)
 
-static const char *const pin_choices[] = {"none", "onfault", NULL};
+static const char *const pin_choices[] = {"none", "onfault", "full", NULL};
 static const char *const security_choices[] = {"auto", "psk", "none", NULL};
 static const char *const lane_security_choices[] = {"auto", "none", NULL};
 
@@ -45,7 +45,8 @@ const struct sluice_param sluice_config_params[] = {
 	{"device-slot-size", SLUICE_PARAM_SIZE, FIELD(device_slot_bytes), "256KiB", 4096, 64u << 20,
 		NULL, "size of one such slot, a multiple of 4 KiB", false},
 	{"pin", SLUICE_PARAM_CHOICE, FIELD(pin), "onfault", 0, 0, pin_choices,
-		"how guest memory is held: onfault locks what is touched, none locks nothing",
+		"how guest memory is held: onfault locks what is touched, full allocates and locks "
+		"all of it when it is added, none locks nothing",
 		false},
 	{"downtime-limit", SLUICE_PARAM_TIME, FIELD(downtime_limit_ns), "300ms", SLUICE_NS_PER_MS,
 		2000 * SLUICE_NS_PER_S, NULL,
