@@ -76,6 +76,13 @@ HANDLER(memory_remove)
 	return done(sluice_engine_memory_remove(ctx, text(args, "id"), err));
 }
 
+HANDLER(memory_discard)
+{
+	(void)client;
+	return done(sluice_engine_memory_discard(
+		ctx, text(args, "id"), number(args, "offset"), number(args, "size"), err));
+}
+
 HANDLER(query_memory)
 {
 	struct sluice_engine *engine = ctx;
@@ -87,15 +94,16 @@ HANDLER(query_memory)
 		bool pinned = engine->memory.pin != SLUICE_PIN_NONE;
 
 		json_array_append_new(
-			reply, json_pack("{s:s, s:I, s:I, s:I, s:I, s:s, s:I, s:s}", "id", r->id,
-				       "gpa", (json_int_t)r->gpa, "size", (json_int_t)r->len_bytes,
-				       "offset", (json_int_t)r->fd_offset, "page-size",
-				       (json_int_t)r->backing_page_bytes, "backing",
+			reply, json_pack("{s:s, s:I, s:I, s:I, s:I, s:s, s:I, s:I, s:s}", "id",
+				       r->id, "gpa", (json_int_t)r->gpa, "size",
+				       (json_int_t)r->len_bytes, "offset", (json_int_t)r->fd_offset,
+				       "page-size", (json_int_t)r->backing_page_bytes, "backing",
 				       r->guarded                     ? "file"
 				       : r->backing_page_bytes > 4096 ? "hugetlb"
 								      : "memfd",
 				       "pinned-bytes", (json_int_t)(pinned ? r->len_bytes : 0),
-				       "feed", r->feed != NULL ? "bitmap" : "none"));
+				       "pin-ms", (json_int_t)(r->pin_ns / SLUICE_NS_PER_MS), "feed",
+				       r->feed != NULL ? "bitmap" : "none"));
 	}
 	return reply;
 }
@@ -516,6 +524,7 @@ const struct sluice_command sluice_engine_commands[] = {
 	{"query-status", query_status},
 	{"memory-add", memory_add},
 	{"memory-remove", memory_remove},
+	{"memory-discard", memory_discard},
 	{"query-memory", query_memory},
 	{"feed-add", feed_add},
 	{"dirty-sync-done", dirty_sync_done},

@@ -104,7 +104,7 @@ const struct sluice_param sluice_config_params[] = {
 		24 * 3600 * SLUICE_NS_PER_S, NULL,
 		"how long a target waits for a source that vanished before everything had arrived",
 		false},
-	{"linger", SLUICE_PARAM_TIME, FIELD(linger_ns), "5s", 0, 3600 * SLUICE_NS_PER_S, NULL,
+	{"linger", SLUICE_PARAM_TIME, FIELD(linger_ns), "5s", 0, 315360000 * SLUICE_NS_PER_S, NULL,
 		"how long an engine waits for a VMM that vanished to come back, before it ends",
 		false},
 	{"spin", SLUICE_PARAM_TIME, FIELD(spin_ns), "20us", 0, SLUICE_NS_PER_S, NULL,

@@ -12,6 +12,7 @@
 #include <sluice/transport.h>
 
 #include "base/assert.h"
+#include "base/bits.h"
 #include "base/clock.h"
 #include "engine/feeds/bitmap.h"
 
@@ -109,6 +110,7 @@ int sluice_engine_create(struct sluice_loop *loop, const struct sluice_settings 
 	}
 	engine->transport->rail_limits(engine->rail, &limits);
 	engine->memory.rails = (limits.caps & SLUICE_CAP_REGISTERS_MEMORY) != 0;
+	SLUICE_ASSERT(engine->memory.rails == 0 || engine->transport->mem_discarded != NULL);
 	sluice_loop_on_wake(loop, sluice_engine_tick, engine);
 	*ret_engine = engine;
 	return 0;
@@ -185,6 +187,42 @@ int sluice_engine_memory_remove(
 	region->mem = NULL;
 	sluice_memory_remove(&engine->memory, region);
 	return 0;
+}
+
+static uint32_t index_of(const struct sluice_memory *memory, const struct sluice_region *region)
+{
+	uint32_t index = 0;
+
+	while (memory->regions[index] != region)
+		index++;
+	return index;
+}
+
+/* Registered anew first: no lane takes the pages as dirty before they can be used. */
+int sluice_engine_memory_discard(struct sluice_engine *engine, const char *id, uint64_t offset,
+	uint64_t len_bytes, struct sluice_error *err)
+{
+	struct sluice_region *region = sluice_memory_find(&engine->memory, id);
+	int r = 0;
+
+	if (region == NULL)
+		return sluice_fail(err, -ENOENT, "memory-discard", "there is no region \"%s\"", id);
+	if (len_bytes == 0 || !sluice_is_aligned(offset | len_bytes, SLUICE_PAGE_BYTES) ||
+		!sluice_range_inside(offset, len_bytes, region->len_bytes))
+		return sluice_fail(err, -EINVAL, "memory-discard",
+			"offset (%llu) and length (%llu) must be multiples of 4096, and within the "
+			"%llu bytes of region \"%s\"",
+			(unsigned long long)offset, (unsigned long long)len_bytes,
+			(unsigned long long)region->len_bytes, id);
+	if (engine->target != NULL && !sluice_target_is_over(engine->target))
+		return sluice_fail(err, -EBUSY, "memory-discard",
+			"a guest is arriving in this memory: nobody but its source may change it");
+	if (engine->transport->mem_discarded != NULL)
+		r = engine->transport->mem_discarded(region->mem, offset, len_bytes, err);
+	if (r == 0 && engine->source != NULL && !sluice_source_is_over(engine->source))
+		r = sluice_source_discard(
+			engine->source, index_of(&engine->memory, region), offset, len_bytes, err);
+	return r;
 }
 
 void sluice_engine_vmm_came(struct sluice_engine *engine)

@@ -26,15 +26,16 @@ struct preflight {
 	const struct sluice_engine *engine;
 	const char *uri; /* or NULL */
 	json_t *checks;
-	bool failed;
+	bool failed, has_downtime;
+	uint64_t downtime_us;
 };
 
-enum verdict { OK, WARNING, FAILED };
+enum verdict { OK, WARNING, FAILED, UNKNOWN };
 
 __attribute__((format(printf, 4, 5))) static void add(
 	struct preflight *p, const char *name, enum verdict verdict, const char *fmt, ...)
 {
-	static const char *const words[] = {"ok", "warning", "failed"};
+	static const char *const words[] = {"ok", "warning", "failed", "unknown"};
 	char text[SLUICE_ERROR_TEXT_MAX];
 	va_list ap;
 
@@ -44,6 +45,19 @@ __attribute__((format(printf, 4, 5))) static void add(
 	json_array_append_new(p->checks,
 		json_pack("{s:s, s:s, s:s}", "name", name, "result", words[verdict], "text", text));
 	p->failed |= verdict == FAILED;
+}
+
+/* A figure of the check that was added last, for programs; its name ends in its unit. */
+static void number(struct preflight *p, const char *name, uint64_t value)
+{
+	json_t *check = json_array_get(p->checks, json_array_size(p->checks) - 1);
+	json_t *numbers = json_object_get(check, "numbers");
+
+	if (numbers == NULL) {
+		numbers = json_object();
+		json_object_set_new(check, "numbers", numbers);
+	}
+	json_object_set_new(numbers, name, json_integer((json_int_t)value));
 }
 
 static void check_memory(struct preflight *p)
@@ -56,6 +70,8 @@ static void check_memory(struct preflight *p)
 	else
 		add(p, "memory", OK, "%u regions, %llu MiB", memory->count,
 			(unsigned long long)(sluice_memory_bytes(memory) / MIB));
+	number(p, "regions", memory->count);
+	number(p, "bytes", sluice_memory_bytes(memory));
 }
 
 static void check_feeds(struct preflight *p)
@@ -64,8 +80,7 @@ static void check_feeds(struct preflight *p)
 		if (p->engine->memory.regions[i]->feed == NULL)
 			add(p, "feed", FAILED,
 				"region \"%s\" has no feed: nobody would tell which pages the "
-				"guest "
-				"writes; the VMM adds one (feed-add). A target needs none",
+				"guest writes; the VMM adds one (feed-add). A target needs none",
 				p->engine->memory.regions[i]->id);
 }
 
@@ -90,9 +105,8 @@ static void check_discards(struct preflight *p)
 		if (seals < 0 || !(seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)))
 			add(p, "discards", WARNING,
 				"region \"%s\" is registered with a NIC, and no seal stops holes "
-				"from "
-				"being punched: the VMM must inhibit the balloon and free-page "
-				"reporting, or tell each discard (memory-discard)",
+				"from being punched: the VMM must inhibit the balloon and "
+				"free-page reporting, or tell each discard (memory-discard)",
 				memory->regions[i]->id);
 	}
 }
@@ -105,8 +119,7 @@ static void check_pages(struct preflight *p)
 		if (memory->regions[i]->backing_page_bytes > SLUICE_PAGE_BYTES)
 			add(p, "pages", OK,
 				"region \"%s\" is backed by pages of %llu KiB; dirtiness is "
-				"tracked "
-				"by 4 KiB all the same",
+				"tracked by 4 KiB all the same",
 				memory->regions[i]->id,
 				(unsigned long long)memory->regions[i]->backing_page_bytes / 1024);
 }
@@ -137,20 +150,32 @@ static void check_memlock(struct preflight *p)
 			"%llu bytes are needed and %llu allowed; raise it (ulimit -l %llu, "
 			"LimitMEMLOCK=%llu)",
 			need, (unsigned long long)limit.rlim_cur, (need + 1023) / 1024, need);
+	number(p, "needed-bytes", need);
+	if (limit.rlim_cur != RLIM_INFINITY)
+		number(p, "limit-bytes", limit.rlim_cur);
 }
 
 static void check_pin_time(struct preflight *p)
 {
 	const struct sluice_memory *memory = &p->engine->memory;
 	uint64_t pinned = memory->pages_pinned << SLUICE_PAGE_SHIFT;
+	uint64_t ms = memory->pin_ns / SLUICE_NS_PER_MS;
 
-	if (memory->pin == SLUICE_PIN_FULL && pinned >= PIN_SAMPLE_BYTES && memory->pin_ns > 0)
-		add(p, "pin", OK, "pinning took %llu ms, %llu ms per GiB; migrations pin nothing",
-			(unsigned long long)(memory->pin_ns / SLUICE_NS_PER_MS),
-			(unsigned long long)((double)memory->pin_ns / SLUICE_NS_PER_MS *
-					     (1ull << 30) / (double)pinned));
-	else if (memory->pin == SLUICE_PIN_ONFAULT)
-		add(p, "pin", OK, "pages are locked as they are touched; holes stay holes");
+	if (memory->pin == SLUICE_PIN_NONE || memory->count == 0)
+		return;
+	if (memory->pin == SLUICE_PIN_ONFAULT)
+		add(p, "pin", OK,
+			"pages are locked as they are touched, holes stay holes; that took %llu ms",
+			(unsigned long long)ms);
+	else
+		add(p, "pin", OK,
+			"%llu MiB were allocated and locked in %llu ms; migrations pin nothing",
+			(unsigned long long)(pinned / MIB), (unsigned long long)ms);
+	number(p, "pin-ms", ms);
+	number(p, "pinned-bytes", pinned);
+	if (memory->pin == SLUICE_PIN_FULL && pinned >= PIN_SAMPLE_BYTES)
+		number(p, "ms-per-gib",
+			(uint64_t)((double)ms * (double)(1ull << 30) / (double)pinned));
 }
 
 static void check_runtime_dir(struct preflight *p)
@@ -164,21 +189,69 @@ static void check_runtime_dir(struct preflight *p)
 		add(p, "runtime-dir", OK, "commits are recorded in %s", folder);
 }
 
-static void check_link(struct preflight *p)
+/* What the way out carries; 0 when nobody knows (loopback, virtual links). */
+static uint64_t link_speed(const struct preflight *p, char *name, size_t name_bytes)
 {
 	struct sluice_topology *topology = NULL;
 	const struct sluice_topology_nic *nic;
+	uint64_t speed = 0;
 
 	if (sluice_topology_read(SLUICE_TOPOLOGY_LIVE, NULL, &topology, NULL) < 0)
-		return;
+		return 0;
 	nic = sluice_topology_nic_of(topology, p->engine->config.rail);
-	if (nic != NULL && nic->link_bytes_per_s > 0)
-		add(p, "link", nic->link_bytes_per_s < SLOW_LINK_BYTES_PER_S ? WARNING : OK,
-			"%s carries %.1f Gbit/s: one pass over the guest takes at least %.1f s",
-			nic->name, (double)nic->link_bytes_per_s * 8e-9,
-			(double)sluice_memory_bytes(&p->engine->memory) /
-				(double)nic->link_bytes_per_s);
+	if (nic != NULL) {
+		speed = nic->link_bytes_per_s;
+		snprintf(name, name_bytes, "%s", nic->name);
+	}
 	sluice_topology_destroy(topology);
+	return speed;
+}
+
+/* The least that a migration takes, and what of the guest may be left when it is stopped. */
+static void check_link(struct preflight *p)
+{
+	uint64_t bytes = sluice_memory_bytes(&p->engine->memory), speed, left;
+	char nic[64] = "";
+
+	speed = link_speed(p, nic, sizeof(nic));
+	if (speed == 0)
+		return;
+	left = (uint64_t)((double)speed * (double)p->engine->config.downtime_limit_ns /
+			  SLUICE_NS_PER_S);
+	add(p, "link", speed < SLOW_LINK_BYTES_PER_S ? WARNING : OK,
+		"%s carries %.1f Gbit/s: all of the guest takes at least %.1f s, and within "
+		"downtime-limit at most %llu MiB",
+		nic, (double)speed * 8e-9, (double)bytes / (double)speed,
+		(unsigned long long)(left / MIB));
+	number(p, "bytes-per-second", speed);
+	number(p, "downtime-bytes", left);
+}
+
+/* Nothing can be foretold of a guest that nobody has watched; of one that was, the last figures. */
+static void check_downtime(struct preflight *p)
+{
+	const struct sluice_engine *engine = p->engine;
+	uint64_t limit_us = engine->config.downtime_limit_ns / SLUICE_NS_PER_US, predicted;
+	json_t *last = engine->source != NULL ? sluice_source_query(engine->source) : NULL;
+	const json_t *us = json_object_get(last, "expected-downtime-us");
+
+	predicted = (uint64_t)json_integer_value(us);
+	if (us != NULL) {
+		add(p, "downtime", predicted <= limit_us ? OK : WARNING,
+			"%llu us were predicted in the last migration; downtime-limit allows %llu",
+			(unsigned long long)predicted, (unsigned long long)limit_us);
+		number(p, "predicted-us", predicted);
+		p->downtime_us = predicted;
+		p->has_downtime = true;
+	} else {
+		add(p, "downtime", UNKNOWN,
+			"how fast the guest writes is measured once a migration runs; it goes on "
+			"until at most %llu us are predicted, and slows the guest down when that "
+			"does not come",
+			(unsigned long long)limit_us);
+	}
+	number(p, "limit-us", limit_us);
+	json_decref(last);
 }
 
 static void check_security(struct preflight *p)
@@ -214,10 +287,15 @@ json_t *sluice_preflight(const struct sluice_engine *engine, const char *uri)
 {
 	static void (*const checks[])(struct preflight * p) = {check_memory, check_feeds,
 		check_seals, check_discards, check_pages, check_memlock, check_pin_time,
-		check_runtime_dir, check_link, check_security, check_peer};
+		check_runtime_dir, check_link, check_downtime, check_security, check_peer};
 	struct preflight p = {.engine = engine, .uri = uri, .checks = json_array()};
+	json_t *reply;
 
 	for (size_t i = 0; i < SLUICE_ARRAY_LEN(checks); i++)
 		checks[i](&p);
-	return json_pack("{s:b, s:o}", "ok", !p.failed, "checks", p.checks);
+	reply = json_pack("{s:b, s:o}", "ok", !p.failed, "checks", p.checks);
+	if (p.has_downtime)
+		json_object_set_new(reply, "expected-downtime",
+			json_integer((json_int_t)sluice_div_up(p.downtime_us, 1000)));
+	return reply;
 }

@@ -190,8 +190,7 @@ static int cannot_lock(const struct sluice_memory *memory, const struct sluice_r
 }
 
 /* Locked first: a limit that is too low is told before gigabytes are allocated. */
-static int pin(
-	struct sluice_memory *memory, const struct sluice_region *region, struct sluice_error *err)
+static int pin(struct sluice_memory *memory, struct sluice_region *region, struct sluice_error *err)
 {
 	uint64_t start_ns = sluice_now_ns();
 	int r;
@@ -205,15 +204,15 @@ static int pin(
 		if (r < 0)
 			return sluice_fail(err, r, where,
 				"region \"%s\" cannot be allocated whole (%s): free memory%s, or "
-				"set "
-				"pin=onfault",
+				"set pin=onfault",
 				region->id, strerror(-r),
 				region->backing_page_bytes > SLUICE_PAGE_BYTES
 					? " or reserve more huge pages (vm.nr_hugepages)"
 					: "");
 	}
 	memory->pages_pinned += region->len_bytes >> SLUICE_PAGE_SHIFT;
-	memory->pin_ns += sluice_now_ns() - start_ns;
+	region->pin_ns = sluice_now_ns() - start_ns;
+	memory->pin_ns += region->pin_ns;
 	return 0;
 }
 

@@ -34,6 +34,7 @@ struct sluice_region {
 	uint64_t fd_offset, len_bytes, gpa;
 	uint64_t backing_page_bytes;
 	uint8_t *base; /* shared read-write mapping of the range */
+	uint64_t pin_ns; /* what pinning it took */
 	bool guarded; /* the file may shrink: reads go through the SIGBUS guard */
 	struct sluice_bitmap_feed *feed;
 	struct sluice_mem *mem; /* with the engine's rail; NULL until registered */

@@ -28,13 +28,15 @@ IDLE_WINDOWS = 10
 class Engine:
     """An engine started by hand, and the connection that acts as its VMM."""
 
-    def __init__(self, lab, name):
+    def __init__(self, lab, name, **settings):
         folder = os.path.join(lab.folder, name)
         os.mkdir(folder)
         self.name = name
         self.path = os.path.join(folder, "engine.sock")
         arguments = [lab_module.program("sluiced"), "--listen", self.path]
-        for key, value in {"runtime-dir": os.path.join(folder, "run"), **PATIENT}.items():
+        settings = {key.replace("_", "-"): value for key, value in settings.items()}
+        for key, value in {"runtime-dir": os.path.join(folder, "run"), **PATIENT,
+                           **settings}.items():
             arguments += ["--set", f"{key}={value}"]
         _, self.process = lab.start(name, arguments)
         self.vmm = lab.connect(self.path)
