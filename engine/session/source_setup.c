@@ -145,13 +145,16 @@ static int open_lanes(struct sluice_source *s, const json_t *message)
 			"the peer sent %zu tickets for %u lanes", json_array_size(tickets),
 			s->conf.lanes);
 	for (uint32_t lane = 0; lane < s->conf.lanes; lane++) {
+		struct sluice_ticket_keys keys = {s->env.derive, s->env.ctx};
+		struct sluice_ticket_use use = {
+			s->conf.session, lane, s->lanes.slots[lane].epoch + 1};
 		struct sluice_ticket ticket;
 		int r;
 
-		if (sluice_unhex(json_string_value(json_array_get(tickets, lane)), ticket.secret,
-			    sizeof(ticket.secret)) != SLUICE_TICKET_BYTES)
-			return sluice_fail_scope(&s->error, SLUICE_SCOPE_SESSION, -EPROTO,
-				"welcome", "the peer sent a ticket that is not hexadecimal");
+		r = sluice_ticket_know(&keys, &use,
+			json_string_value(json_array_get(tickets, lane)), &ticket, &s->error);
+		if (r < 0)
+			return r;
 		r = sluice_lane_set_open(&s->lanes, lane, &ticket, text_of(message, "address"),
 			deadline_ns, &s->error);
 		if (r < 0)

@@ -3,7 +3,6 @@
  * target_lanes.c: a target's lanes: opened with a ticket, heard, fenced. Control thread.
  */
 #include <errno.h>
-#include <sys/random.h>
 
 #include "engine/device/inbox.h"
 #include "engine/session/target_internal.h"
@@ -12,15 +11,17 @@
 int target_open_lane(
 	struct sluice_target *t, uint32_t lane, json_t *tickets, struct sluice_error *err)
 {
+	struct sluice_ticket_keys keys = {t->env.derive, t->env.ctx};
+	struct sluice_ticket_use use = {t->conf.session, lane, t->lanes.slots[lane].epoch + 1};
+	char told[SLUICE_TICKET_TEXT_BYTES];
 	struct sluice_ticket ticket;
-	int r;
+	int r = sluice_ticket_make(&keys, &use, &ticket, told, err);
 
-	if (getrandom(ticket.secret, sizeof(ticket.secret), 0) != sizeof(ticket.secret))
-		return sluice_fail(err, -EIO, "ticket", "no random bytes");
-	r = sluice_lane_set_open(
-		&t->lanes, lane, &ticket, NULL, target_now(t) + t->conf.setup_timeout_ns, err);
 	if (r == 0)
-		json_array_append_new(tickets, sluice_hex(ticket.secret, sizeof(ticket.secret)));
+		r = sluice_lane_set_open(&t->lanes, lane, &ticket, NULL,
+			target_now(t) + t->conf.setup_timeout_ns, err);
+	if (r == 0)
+		json_array_append_new(tickets, json_string(told));
 	return r;
 }
 
