@@ -213,6 +213,11 @@ static int handshake_failed(const struct sluice_tls *tls, int why, struct sluice
 	if (code == 0)
 		return sluice_fail(err, -(system != 0 ? system : EIO), WHERE,
 			"the TLS handshake failed: %s", strerror(system != 0 ? system : EIO));
+	/* It answered the ClientHello with something else: that it does not want TLS. */
+	if (tls->role == SLUICE_TLS_CONNECTS && reason == SSL_R_WRONG_VERSION_NUMBER)
+		return sluice_fail(err, -EPROTO, WHERE,
+			"the peer's link is in clear text and this one is encrypted; set psk-file "
+			"there to a file with the same key, or security: none here");
 	if (ERR_GET_LIB(code) == ERR_LIB_SSL && reason == SSL_R_BINDER_DOES_NOT_VERIFY)
 		return other_key(tls, err);
 	if (ERR_GET_LIB(code) == ERR_LIB_SSL && reason > SSL_AD_REASON_OFFSET)
