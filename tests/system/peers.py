@@ -11,6 +11,7 @@ import ctypes
 import json
 import os
 import socket
+import ssl
 import stat
 import struct
 import subprocess
@@ -197,6 +198,44 @@ class OneHost(PeerTest):
         self.fails(stranger, uri, "no key for identity \"they\"", "psk-file")
         wait_until("the target was told", lambda: target.security()["peers-refused"] == 2)
         self.assertIn("no line for identity \"they\"", target.security()["last-refused"])
+
+    def test_tls_without_the_key(self):
+        """Others speak TLS too: with a certificate, without a key, an older version."""
+        self.need_tls()
+        key, cert = self.key_file("keys"), os.path.join(self.lab.folder, "cert")
+        with contextlib.suppress(OSError):
+            subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
+                            "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=localhost",
+                            "-keyout", cert, "-out", cert + ".pem"], stderr=subprocess.DEVNULL,
+                           check=False)
+        if not os.path.exists(cert + ".pem"):
+            self.skipTest("there is no program openssl to make a certificate")
+
+        def serve(server):
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(cert + ".pem", cert)
+            with contextlib.suppress(OSError), context.wrap_socket(
+                    server.accept()[0], server_side=True) as peer:
+                peer.recv(1)
+
+        source = Engine(self.lab, "source", psk_file=key)
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            thread = threading.Thread(target=serve, args=(server,), daemon=True)
+            thread.start()
+            self.fails(source, f"tcp:127.0.0.1:{server.getsockname()[1]}", "certificate")
+            thread.join()
+        target = Engine(self.lab, "target", psk_file=key)
+        port = int(target.incoming().rsplit(":", 1)[1])
+        for number, version in enumerate((ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_2), 1):
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            context.minimum_version = context.maximum_version = version
+            with self.assertRaises(OSError):
+                context.wrap_socket(socket.create_connection(("127.0.0.1", port), PATIENCE_S))
+            wait_until("the target was told", lambda n=number: target.security()[
+                "peers-refused"] == n)
+            print(f"  target: {target.security()['last-refused']}", flush=True)
+            self.assertIn("not TLS 1.3 with a pre-shared key", target.security()["last-refused"])
 
     def test_clear_text_and_tls(self):
         self.need_tls()
