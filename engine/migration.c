@@ -38,6 +38,16 @@ static void env_peer_send(void *ctx, json_t *message)
 		json_decref(message);
 }
 
+static int env_derive(
+	void *ctx, const void *context, size_t context_bytes, uint8_t *secret, size_t secret_bytes)
+{
+	struct sluice_engine *engine = ctx;
+
+	if (engine->link == NULL)
+		return -ENOTCONN;
+	return sluice_link_export(engine->link, context, context_bytes, secret, secret_bytes);
+}
+
 static void env_vmm_event(void *ctx, const char *name, json_t *data)
 {
 	struct sluice_engine *engine = ctx;
@@ -138,6 +148,7 @@ static void env_peer_reconnect(void *ctx)
 
 static const struct sluice_session_env engine_env = {
 	.now_ns = env_now_ns,
+	.derive = env_derive,
 	.peer_send = env_peer_send,
 	.peer_disconnect = env_peer_disconnect,
 	.peer_reconnect = env_peer_reconnect,

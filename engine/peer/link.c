@@ -230,12 +230,6 @@ static void handshake(struct sluice_link *link)
 	uint32_t events = EPOLLIN;
 	int r;
 
-	if (!link->adopted && peek(link) == '{') {
-		go_down(link,
-			"the peer's link is in clear text and this one is encrypted; set psk-file "
-			"there to a file with the same key, or security: none here");
-		return;
-	}
 	r = link->module->handshake(link->tls, &events, &err);
 	if (r < 0)
 		go_down(link, err.text);
