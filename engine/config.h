@@ -19,6 +19,9 @@ struct sluice_config {
 	char runtime_dir[256];
 	uint64_t lanes;
 	uint64_t workers;
+	char worker_cores[256]; /* list of CPUs; "": choose */
+	char vcpu_cores[256];
+	int numa; /* 0: off */
 	uint64_t memory_budget_bytes;
 	uint64_t device_slots;
 	uint64_t device_slot_bytes;

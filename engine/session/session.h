@@ -77,6 +77,7 @@ struct sluice_session_conf {
 	const char *rail_address; /* target: what peers connect to */
 	struct sluice_crew *crew;
 	uint32_t lanes;
+	uint64_t staging_nodes; /* NUMA nodes for the outbox, see sluice_node_prefer() */
 	uint64_t memory_budget_bytes; /* bytes in flight, all lanes together */
 	uint64_t peer_timeout_ns; /* silence after which the peer link counts as lost */
 	uint64_t setup_timeout_ns;
