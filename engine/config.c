@@ -13,12 +13,10 @@
 #include "base/clock.h"
 #include "base/params.h"
 #include "engine/device/inbox.h"
-#include "engine/lane/crew.h"
-#include "engine/lane/lane_set.h"
+#include "engine/placement/params.h"
 
 #define FIELD(field) SLUICE_FIELD(struct sluice_config, field)
 
-static const char *const numa_choices[] = {"off", "auto", NULL};
 static const char *const pin_choices[] = {"none", "onfault", NULL};
 static const char *const security_choices[] = {"auto", "psk", "none", NULL};
 static const char *const lane_security_choices[] = {"auto", "none", NULL};
@@ -30,24 +28,7 @@ const struct sluice_param sluice_config_params[] = {
 		"where the rail waits for lanes, HOST:PORT; port 0 chooses one", false},
 	{"runtime-dir", SLUICE_PARAM_STRING, FIELD(runtime_dir), "/var/lib/sluice", 0, 0, NULL,
 		"where commit decisions are recorded; must survive the engine and the host", false},
-	{"lanes", SLUICE_PARAM_UINT, FIELD(lanes), "0", 0, SLUICE_LANES_MAX, NULL,
-		"connections that carry pages and device state; 0 chooses by link speed, 4 where "
-		"it "
-		"is not known",
-		false},
-	{"workers", SLUICE_PARAM_UINT, FIELD(workers), "0", 0, SLUICE_CREW_WORKERS_MAX, NULL,
-		"threads that step lanes; 0 chooses by cores and lanes", false},
-	{"worker-cores", SLUICE_PARAM_STRING, FIELD(worker_cores), "", 0, 0, NULL,
-		"cores for the workers, one each, such as 2-5,8; without it they stay on the cores "
-		"of "
-		"their NUMA node and the kernel chooses",
-		false},
-	{"vcpu-cores", SLUICE_PARAM_STRING, FIELD(vcpu_cores), "", 0, 0, NULL,
-		"cores of the guest's vCPUs, such as 8-15: workers leave them alone", false},
-	{"numa", SLUICE_PARAM_CHOICE, FIELD(numa), "auto", 0, 0, numa_choices,
-		"auto: workers, lanes and their memory go near to the guest's memory and the rail; "
-		"off: as on a machine with one node",
-		false},
+	SLUICE_PLACEMENT_PARAMS(FIELD),
 	{"memory-budget", SLUICE_PARAM_SIZE, FIELD(memory_budget_bytes), "64MiB", 1u << 20,
 		64ull << 30, NULL, "bytes in flight, all lanes together", false},
 	{"device-slots", SLUICE_PARAM_UINT, FIELD(device_slots), "16", 1, SLUICE_SLOTS_MAX, NULL,

@@ -21,7 +21,7 @@ struct sluice_config {
 	uint64_t workers;
 	char worker_cores[256]; /* list of CPUs; "": choose */
 	char vcpu_cores[256];
-	int numa; /* 0: off */
+	int numa; /* index into sluice_placement_numa_choices */
 	uint64_t memory_budget_bytes;
 	uint64_t device_slots;
 	uint64_t device_slot_bytes;

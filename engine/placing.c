@@ -14,6 +14,7 @@
 #include "engine/lane/lane_set.h"
 #include "engine/lane/ledger.h"
 #include "engine/placement/homes.h"
+#include "engine/placement/params.h"
 #include "engine/placement/report.h"
 
 #define HOMES_STEP_NS  SLUICE_NS_PER_MS /* between two looks at some chunks */
@@ -51,15 +52,6 @@ static int ready(struct sluice_engine *engine, struct sluice_error *err)
 	return 0;
 }
 
-static int parse_list(const char *setting, const char *text, struct sluice_cpus *ret_cpus,
-	struct sluice_error *err)
-{
-	if (sluice_cpus_parse(text, ret_cpus) < 0)
-		return sluice_fail(
-			err, -EINVAL, setting, "\"%s\" is not a list of cores such as 2-5,8", text);
-	return 0;
-}
-
 /* The rail's own word counts first; a NIC that has its address comes second. */
 static void describe_rail(const struct sluice_engine *engine, struct sluice_plan_rail *rail)
 {
@@ -82,18 +74,10 @@ static void describe_rail(const struct sluice_engine *engine, struct sluice_plan
 static int make_conf(struct sluice_engine *engine, const struct sluice_config *config,
 	struct sluice_plan_conf *conf, struct sluice_error *err)
 {
-	int r;
-
-	*conf = (struct sluice_plan_conf){.lanes = (uint32_t)config->lanes,
-		.workers = (uint32_t)config->workers,
-		.numa = config->numa != 0,
-		.rail_count = 1};
-	r = parse_list("worker-cores", config->worker_cores, &conf->worker_cores, err);
-	if (r == 0)
-		r = parse_list("vcpu-cores", config->vcpu_cores, &conf->vcpu_cores, err);
-	if (r == 0)
-		describe_rail(engine, &conf->rails[0]);
-	return r;
+	*conf = (struct sluice_plan_conf){.rail_count = 1};
+	describe_rail(engine, &conf->rails[0]);
+	return sluice_placement_set(conf, config->lanes, config->workers, config->worker_cores,
+		config->vcpu_cores, config->numa, err);
 }
 
 int sluice_placing_check(

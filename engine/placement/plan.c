@@ -245,7 +245,7 @@ static void weigh_nodes(struct making *m)
 		m->weight[i] = has_usable(m, i);
 	if (total == 0)
 		because(m, "nodes",
-			"on which nodes the guest's memory is, is not known: workers are spread "
+			"nobody knows yet which nodes hold the guest's memory: workers are spread "
 			"evenly over %u node%s",
 			usable, usable == 1 ? "" : "s");
 	for (uint32_t i = 0; i < count; i++)
