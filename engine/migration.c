@@ -201,6 +201,7 @@ static void device_done(void *ctx, uint32_t device, int code)
 void sluice_engine_session_clear(struct sluice_engine *engine)
 {
 	SLUICE_ASSERT(engine->source == NULL || engine->target == NULL);
+	sluice_placing_end(engine);
 	sluice_streams_destroy(engine->streams); /* before the boxes its threads use */
 	engine->streams = NULL;
 	sluice_source_destroy(engine->source);
@@ -232,33 +233,6 @@ struct sluice_policy_conf sluice_engine_policy(const struct sluice_engine *engin
 	};
 }
 
-static uint32_t choose_workers(const struct sluice_engine *engine, uint32_t lanes)
-{
-	long cores = sysconf(_SC_NPROCESSORS_ONLN);
-	uint32_t workers = (uint32_t)engine->config.workers;
-
-	if (workers == 0)
-		workers = cores > 2 ? (uint32_t)cores / 2 : (uint32_t)(cores > 0 ? cores : 1);
-	if (workers > lanes)
-		workers = lanes;
-	return workers < SLUICE_CREW_WORKERS_MAX ? workers : SLUICE_CREW_WORKERS_MAX;
-}
-
-static int make_crew(struct sluice_engine *engine, uint32_t lanes, struct sluice_error *err)
-{
-	struct sluice_crew_opts opts = {
-		.workers = choose_workers(engine, lanes),
-		.spin_ns = engine->config.spin_ns,
-		.yield_ns = engine->config.yield_ns,
-		.busy_poll = engine->config.busy_poll,
-	};
-	int r = sluice_crew_create(&opts, &engine->crew);
-
-	return r < 0 ? sluice_fail(err, r, "workers", "%u workers cannot be started: %s",
-			       opts.workers, strerror(-r))
-		     : 0;
-}
-
 static int make_streams(struct sluice_engine *engine, struct sluice_error *err)
 {
 	struct sluice_stream_handlers handlers = {.wake = wake,
@@ -271,7 +245,7 @@ static int make_streams(struct sluice_engine *engine, struct sluice_error *err)
 	return r < 0 ? sluice_fail(err, r, "devices", "%s", strerror(-r)) : 0;
 }
 
-/* What source and target have in common. */
+/* What source and target have in common. @lanes: 0 chooses. */
 static int begin(struct sluice_engine *engine, uint32_t lanes, struct sluice_session_conf *conf,
 	struct sluice_error *err)
 {
@@ -291,7 +265,7 @@ static int begin(struct sluice_engine *engine, uint32_t lanes, struct sluice_ses
 	engine->pages_pinned_before = engine->memory.pages_pinned;
 	r = sluice_record_prepare(engine->config.runtime_dir, err);
 	if (r == 0)
-		r = make_crew(engine, lanes, err);
+		r = sluice_placing_begin(engine, lanes, err);
 	if (r == 0)
 		r = make_streams(engine, err);
 	*conf = (struct sluice_session_conf){
@@ -300,7 +274,7 @@ static int begin(struct sluice_engine *engine, uint32_t lanes, struct sluice_ses
 		.rail_address = engine->rail_address,
 		.lanes_may_leave = sluice_security_lanes_may_leave(&engine->config),
 		.crew = engine->crew,
-		.lanes = lanes,
+		.lanes = r == 0 ? sluice_placing_lanes(engine) : 0,
 		.memory_budget_bytes = engine->config.memory_budget_bytes,
 		.max_bandwidth_bytes_per_s = engine->config.max_bandwidth_bytes_per_s,
 		.peer_timeout_ns = engine->config.peer_timeout_ns,
@@ -311,6 +285,7 @@ static int begin(struct sluice_engine *engine, uint32_t lanes, struct sluice_ses
 		.recover_pause_ns = engine->config.recover_pause_ns,
 		.recover_timeout_ns = engine->config.recover_timeout_ns,
 		.policy = sluice_engine_policy(engine),
+		.staging_nodes = r == 0 ? sluice_placing_staging_nodes(engine) : 0,
 		.regions = engine->regions,
 		.region_count = engine->memory.count,
 		.wake = wake,
@@ -340,6 +315,21 @@ static int check_feeds(struct sluice_engine *engine, struct sluice_error *err)
 				"dirty; the VMM adds one with feed-add",
 				engine->memory.regions[i]->id);
 	return 0;
+}
+
+/* The ledger, its bitmaps above all, goes where the plan says. */
+static int make_source(struct sluice_engine *engine, const struct sluice_session_conf *conf,
+	const struct sluice_session_env *env, struct sluice_error *err)
+{
+	struct sluice_node_policy policy;
+	int r;
+
+	sluice_node_prefer(sluice_placing_bitmap_nodes(engine), &policy);
+	r = sluice_source_create(conf, env, &engine->source);
+	if (r == 0)
+		r = sluice_placing_source(engine, err);
+	sluice_node_restore(&policy);
+	return r;
 }
 
 int sluice_engine_migrate(struct sluice_engine *engine, const char *uri, struct sluice_error *err)
@@ -372,7 +362,7 @@ int sluice_engine_migrate(struct sluice_engine *engine, const char *uri, struct 
 		r = connect_peer(engine, err);
 	}
 	if (r == 0)
-		r = sluice_source_create(&conf, &env, &engine->source);
+		r = make_source(engine, &conf, &env, err);
 	if (r < 0) {
 		sluice_fail(err, r, "migrate", "%s", strerror(-r));
 		sluice_engine_session_clear(engine);
@@ -460,14 +450,17 @@ static void refuse(struct sluice_link *link, const char *text)
 static int make_staging(struct sluice_engine *engine, struct sluice_error *err)
 {
 	const struct sluice_config *c = &engine->config;
+	struct sluice_node_policy policy;
 	struct sluice_span span;
 	int r;
 
 	if (c->device_slot_bytes % 4096 != 0)
 		return sluice_fail(err, -EINVAL, "device-slot-size",
 			"device-slot-size must be a multiple of 4 KiB");
+	sluice_node_prefer(sluice_placing_staging_nodes(engine), &policy);
 	r = sluice_inbox_create(
 		(uint32_t)c->device_slots, (uint32_t)c->device_slot_bytes, &engine->inbox);
+	sluice_node_restore(&policy);
 	if (r < 0)
 		return sluice_fail(err, r, "device-slots", "out of memory");
 	span = (struct sluice_span){.id = ++engine->memory.next_wire_id,

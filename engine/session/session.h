@@ -83,6 +83,7 @@ struct sluice_session_conf {
 	const char *rail_address; /* target: what peers connect to */
 	struct sluice_crew *crew;
 	uint32_t lanes;
+	uint64_t staging_nodes; /* NUMA nodes for the outbox, see sluice_node_prefer() */
 	uint64_t memory_budget_bytes; /* bytes in flight, all lanes together */
 	uint64_t
 		max_bandwidth_bytes_per_s; /* source: of guest memory until it stops; 0: no limit */
