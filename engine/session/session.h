@@ -80,6 +80,8 @@ struct sluice_session_conf {
 	uint64_t memory_budget_bytes; /* bytes in flight, all lanes together */
 	uint64_t peer_timeout_ns; /* silence after which the peer link counts as lost */
 	uint64_t setup_timeout_ns;
+	uint64_t
+		record_ns; /* what a record of the commit takes on this host, measured; 0: nothing */
 	uint64_t switchover_timeout_ns; /* source: longest time a guest is stopped; 0: no bound */
 	struct sluice_policy_conf policy;
 	struct sluice_outbox *outbox; /* source; made when the target says how many slots */

@@ -78,6 +78,7 @@ struct sluice_source {
 	/* The peer link. */
 	bool link_up;
 	uint64_t heard_ns, pinged_ns, ping_n, peer_rtt_ns;
+	uint64_t peer_record_ns; /* what the target's record of the commit takes, as it said */
 	uint64_t retry_ns, retry_pause_ns;
 
 	/* Moments, on the env's clock; 0: not yet. */

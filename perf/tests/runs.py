@@ -84,7 +84,7 @@ def expect(condition, text, bench):
 
 def measure(bench):
     """What the result promises is there and makes sense."""
-    expect(bench.run("repeats=2", "lanes=3") == 0, "it passes", bench)
+    expect(bench.run("repeats=2", "lanes=3", "refvm-args=--device-size=3M") == 0, "it passes", bench)
     result = bench.result()
     expect(result["status"] == "completed" and len(result["runs"]) == 2, "two runs", bench)
     expect(result["config"]["lanes"] == 3, "the effective configuration", bench)
