@@ -48,6 +48,13 @@ const struct sluice_param sluice_config_params[] = {
 		"switch over when the predicted downtime is no longer than this", true},
 	{"sync-interval", SLUICE_PARAM_TIME, FIELD(sync_interval_ns), "100ms", 2 * SLUICE_NS_PER_MS,
 		10 * SLUICE_NS_PER_S, NULL, "longest time between two dirty syncs", true},
+	{"vmm-switchover", SLUICE_PARAM_TIME, FIELD(vmm_switchover_ns), "1ms", 0,
+		600 * SLUICE_NS_PER_S, NULL,
+		"what stopping, saving, loading and resuming take in both VMMs, for the predicted "
+		"downtime: only they know",
+		true},
+	{"device-state-size", SLUICE_PARAM_SIZE, FIELD(device_state_bytes), "0", 0, 1ull << 40,
+		NULL, "expected size of the devices' state, for the predicted downtime", true},
 	{"throttle", SLUICE_PARAM_BOOL, FIELD(throttle), "yes", 0, 0, NULL,
 		"slow the guest down when it dirties memory faster than lanes place it", true},
 	{"throttle-after", SLUICE_PARAM_TIME, FIELD(throttle_after_ns), "30s", 0, 0, NULL,

@@ -30,6 +30,8 @@ struct sluice_config {
 	uint64_t downtime_limit_ns;
 	uint64_t sync_interval_ns;
 	bool throttle;
+	uint64_t vmm_switchover_ns;
+	uint64_t device_state_bytes;
 	uint64_t throttle_after_ns;
 	uint64_t throttle_initial_percent;
 	uint64_t throttle_step_percent;

@@ -225,6 +225,8 @@ struct sluice_policy_conf sluice_engine_policy(const struct sluice_engine *engin
 
 	return (struct sluice_policy_conf){
 		.downtime_limit_ns = c->downtime_limit_ns,
+		.vmm_switchover_ns = c->vmm_switchover_ns,
+		.device_bytes = c->device_state_bytes,
 		.sync_interval_ns = c->sync_interval_ns,
 		.throttle = c->throttle,
 		.throttle_after_ns = c->throttle_after_ns,
@@ -249,6 +251,7 @@ static int make_streams(struct sluice_engine *engine, struct sluice_error *err)
 static int begin(struct sluice_engine *engine, uint32_t lanes, struct sluice_session_conf *conf,
 	struct sluice_error *err)
 {
+	uint64_t record_ns = 0;
 	int r;
 
 	for (uint32_t i = 0; i < engine->memory.count; i++) {
@@ -263,7 +266,7 @@ static int begin(struct sluice_engine *engine, uint32_t lanes, struct sluice_ses
 			.feed = r_->feed};
 	}
 	engine->pages_pinned_before = engine->memory.pages_pinned;
-	r = sluice_record_prepare(engine->config.runtime_dir, err);
+	r = sluice_record_rehearse(engine->config.runtime_dir, &record_ns, err);
 	if (r == 0)
 		r = sluice_placing_begin(engine, lanes, err);
 	if (r == 0)
@@ -279,6 +282,7 @@ static int begin(struct sluice_engine *engine, uint32_t lanes, struct sluice_ses
 		.max_bandwidth_bytes_per_s = engine->config.max_bandwidth_bytes_per_s,
 		.peer_timeout_ns = engine->config.peer_timeout_ns,
 		.setup_timeout_ns = engine->config.setup_timeout_ns,
+		.record_ns = record_ns,
 		.switchover_timeout_ns = engine->config.switchover_timeout_ns,
 		.lane_timeout_ns = engine->config.lane_timeout_ns,
 		.recover_retries = (uint32_t)engine->config.recover_retries,

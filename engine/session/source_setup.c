@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/bits.h"
+#include "base/clock.h"
 #include "engine/placement/node_memory.h"
 #include "engine/session/source_internal.h"
 
@@ -176,6 +177,8 @@ void source_on_welcome(struct sluice_source *s, const json_t *message)
 			"the peer speaks protocol %d, this engine %d; use engines of the same "
 			"version",
 			protocol, SLUICE_PROTOCOL_VERSION);
+	s->peer_record_ns = SLUICE_NS_PER_US *
+			    (uint64_t)json_integer_value(json_object_get(message, "record-us"));
 	if (r == 0)
 		r = import_regions(s, message);
 	if (r == 0)
