@@ -15,6 +15,7 @@
 #include "engine/engine.h"
 #include "engine/feeds/bitmap.h"
 #include "engine/lane/lane_set.h"
+#include "engine/security.h"
 
 #define HANDLER(name)        \
 	static json_t *name( \
@@ -319,13 +320,17 @@ HANDLER(query_status)
 HANDLER(query_migrate)
 {
 	struct sluice_engine *engine = ctx;
+	json_t *reply;
 
 	(void)client, (void)args, (void)err;
 	if (engine->source != NULL)
-		return sluice_source_query(engine->source);
-	if (engine->target != NULL)
-		return sluice_target_query(engine->target);
-	return json_pack("{s:s}", "status", "none");
+		reply = sluice_source_query(engine->source);
+	else if (engine->target != NULL)
+		reply = sluice_target_query(engine->target);
+	else
+		reply = json_pack("{s:s}", "status", "none");
+	json_object_set_new(reply, "security", sluice_security_query(engine));
+	return reply;
 }
 
 static const struct sluice_lane_set *lanes_of(const struct sluice_engine *engine)
@@ -501,6 +506,14 @@ static bool check_runtime_dir(const struct sluice_engine *engine, json_t *checks
 		engine->config.runtime_dir);
 }
 
+static bool check_security(const struct sluice_engine *engine, json_t *checks)
+{
+	char text[400];
+	const char *result = sluice_security_preflight(engine, text, sizeof(text));
+
+	return add_check(checks, "security", result, "%s", text);
+}
+
 HANDLER(preflight)
 {
 	struct sluice_engine *engine = ctx;
@@ -524,8 +537,7 @@ HANDLER(preflight)
 	}
 	ok &= check_memlock(engine, checks);
 	ok &= check_runtime_dir(engine, checks);
-	ok &= add_check(checks, "security", "warning",
-		"lanes and peer link are not encrypted; they stay on this host's loopback");
+	ok &= check_security(engine, checks);
 	return json_pack("{s:b, s:o}", "ok", ok, "checks", checks);
 }
 

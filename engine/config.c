@@ -19,6 +19,8 @@
 #define FIELD(field) SLUICE_FIELD(struct sluice_config, field)
 
 static const char *const pin_choices[] = {"none", "onfault", NULL};
+static const char *const security_choices[] = {"auto", "psk", "none", NULL};
+static const char *const lane_security_choices[] = {"auto", "none", NULL};
 
 const struct sluice_param sluice_config_params[] = {
 	{"transport", SLUICE_PARAM_STRING, FIELD(transport), "tcp", 0, 0, NULL,
@@ -53,6 +55,21 @@ const struct sluice_param sluice_config_params[] = {
 		NULL, "percent of the first step", true},
 	{"cpu-throttle-increment", SLUICE_PARAM_UINT, FIELD(throttle_step_percent), "10", 1, 99,
 		NULL, "percent of each further step", true},
+	{"security", SLUICE_PARAM_CHOICE, FIELD(security), "auto", 0, 0, security_choices,
+		"the peer link: psk: TLS 1.3 with a pre-shared key; none: in clear text, also over "
+		"a network; auto: psk when psk-file is set, else clear text within this host only",
+		false},
+	{"psk-file", SLUICE_PARAM_STRING, FIELD(psk_file), "", 0, 0, NULL,
+		"pre-shared keys, one identity:hexkey per line as psktool writes it; the same line "
+		"at both ends, readable by its owner only",
+		false},
+	{"psk-identity", SLUICE_PARAM_STRING, FIELD(psk_identity), "", 0, 0, NULL,
+		"which line of psk-file a source uses; not needed when there is only one", false},
+	{"lane-security", SLUICE_PARAM_CHOICE, FIELD(lane_security), "auto", 0, 0,
+		lane_security_choices,
+		"lanes are in clear text: auto keeps them within this host, none lets them use a "
+		"network that is trusted",
+		false},
 	{"peer-timeout", SLUICE_PARAM_TIME, FIELD(peer_timeout_ns), "10s", 100 * SLUICE_NS_PER_MS,
 		3600 * SLUICE_NS_PER_S, NULL, "silence after which the peer counts as lost", false},
 	{"setup-timeout", SLUICE_PARAM_TIME, FIELD(setup_timeout_ns), "10s", 100 * SLUICE_NS_PER_MS,

@@ -8,6 +8,11 @@
 
 #include <sluice/param.h>
 
+#include "engine/peer/psk.h"
+
+enum sluice_security { SLUICE_SECURITY_AUTO, SLUICE_SECURITY_PSK, SLUICE_SECURITY_NONE };
+enum sluice_lane_security { SLUICE_LANE_SECURITY_AUTO, SLUICE_LANE_SECURITY_NONE };
+
 struct sluice_config {
 	char transport[32];
 	char rail[128];
@@ -24,6 +29,10 @@ struct sluice_config {
 	uint64_t throttle_after_ns;
 	uint64_t throttle_initial_percent;
 	uint64_t throttle_step_percent;
+	int security; /* enum sluice_security */
+	char psk_file[256];
+	char psk_identity[SLUICE_PSK_IDENTITY_MAX + 1];
+	int lane_security; /* enum sluice_lane_security */
 	uint64_t peer_timeout_ns;
 	uint64_t setup_timeout_ns;
 	uint64_t switchover_timeout_ns;

@@ -29,7 +29,6 @@ struct sluice_engine;
 struct sluice_stranger {
 	struct sluice_engine *engine;
 	struct sluice_link *link; /* NULL: free */
-	uint64_t deadline_ns;
 };
 
 struct sluice_engine {
@@ -61,11 +60,13 @@ struct sluice_engine {
 	uint64_t pages_pinned_before; /* when the session began */
 
 	struct sluice_link *link; /* to the session's peer */
-	char peer_uri[SLUICE_URI_BYTES];
+	struct sluice_peer_address peer; /* where migrate goes to */
 	struct sluice_link_listener *listener;
 	char listen_uri[SLUICE_URI_BYTES];
 	bool awaits_guest; /* from migrate-incoming until a guest is here: memory may be written */
 	struct sluice_stranger strangers[SLUICE_STRANGERS_MAX];
+	uint64_t peers_refused, refused_told_ns; /* since the engine started */
+	char last_refused[SLUICE_ERROR_TEXT_MAX];
 };
 
 /* engine.c: from settings to a rail; memory. @settings outlive the engine. */

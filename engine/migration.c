@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "engine/engine.h"
 #include "engine/peer/messages.h"
+#include "engine/security.h"
 
 #define RAIL_STEP_NS         (100 * SLUICE_NS_PER_MS)
 #define STRANGER_DEADLINE_NS (5 * SLUICE_NS_PER_S)
@@ -107,11 +108,14 @@ static const struct sluice_link_handlers link_handlers = {
 static int connect_peer(struct sluice_engine *engine, struct sluice_error *err)
 {
 	struct sluice_link_handlers handlers = link_handlers;
+	struct sluice_link_opts opts;
 
 	handlers.ctx = engine;
 	sluice_link_close(engine->link);
 	engine->link = NULL;
-	return sluice_link_connect(engine->loop, engine->peer_uri, &handlers, &engine->link, err);
+	sluice_security_link_opts(&engine->config, engine->config.setup_timeout_ns, &opts);
+	return sluice_link_connect(
+		engine->loop, &engine->peer, &opts, &handlers, &engine->link, err);
 }
 
 static void env_peer_reconnect(void *ctx)
@@ -273,6 +277,7 @@ static int begin(struct sluice_engine *engine, uint32_t lanes, struct sluice_ses
 		.transport = engine->transport,
 		.rail = engine->rail,
 		.rail_address = engine->rail_address,
+		.lanes_may_leave = sluice_security_lanes_may_leave(&engine->config),
 		.crew = engine->crew,
 		.lanes = lanes,
 		.memory_budget_bytes = engine->config.memory_budget_bytes,
@@ -314,12 +319,17 @@ static int check_feeds(struct sluice_engine *engine, struct sluice_error *err)
 int sluice_engine_migrate(struct sluice_engine *engine, const char *uri, struct sluice_error *err)
 {
 	struct sluice_session_env env = engine_env;
+	struct sluice_peer_address peer;
 	struct sluice_session_conf conf;
 	uint8_t id[16];
 	int r = check_idle(engine, "migrate", err);
 
 	if (r == 0)
 		r = check_feeds(engine, err);
+	if (r == 0)
+		r = sluice_peer_address_parse(uri, SLUICE_ADDRESS_CONNECT, &peer, err);
+	if (r == 0)
+		r = sluice_security_check(engine, &peer, SLUICE_ADDRESS_CONNECT, err);
 	if (r < 0)
 		return r;
 	sluice_engine_session_clear(engine);
@@ -332,7 +342,7 @@ int sluice_engine_migrate(struct sluice_engine *engine, const char *uri, struct 
 	if (r == 0) {
 		env.ctx = engine;
 		memcpy(conf.session, engine->session, sizeof(conf.session));
-		snprintf(engine->peer_uri, sizeof(engine->peer_uri), "%s", uri);
+		engine->peer = peer;
 		r = connect_peer(engine, err);
 	}
 	if (r == 0)
@@ -398,8 +408,10 @@ static void stranger_gone(struct sluice_stranger *stranger)
 
 static void stranger_down(void *ctx, const char *why)
 {
-	(void)why;
-	stranger_gone(ctx);
+	struct sluice_stranger *stranger = ctx;
+
+	stranger_gone(stranger);
+	sluice_security_refused(stranger->engine, why);
 }
 
 static void refuse(struct sluice_link *link, const char *text)
@@ -553,19 +565,17 @@ static void on_peer_accepted(void *ctx, int fd)
 {
 	struct sluice_engine *engine = ctx;
 	struct sluice_link_handlers handlers = {.message = stranger_message, .down = stranger_down};
-	uint64_t now_ns = sluice_now_ns();
+	struct sluice_link_opts opts;
 
+	sluice_security_link_opts(&engine->config, STRANGER_DEADLINE_NS, &opts);
 	for (size_t i = 0; i < SLUICE_STRANGERS_MAX; i++) {
 		struct sluice_stranger *stranger = &engine->strangers[i];
 
-		if (stranger->link != NULL && now_ns > stranger->deadline_ns)
-			stranger_gone(stranger);
 		if (stranger->link != NULL)
 			continue;
 		handlers.ctx = stranger;
 		stranger->engine = engine;
-		stranger->deadline_ns = now_ns + STRANGER_DEADLINE_NS;
-		if (sluice_link_adopt(engine->loop, fd, &handlers, &stranger->link) < 0)
+		if (sluice_link_adopt(engine->loop, fd, &opts, &handlers, &stranger->link) < 0)
 			stranger->link = NULL;
 		return;
 	}
@@ -574,15 +584,20 @@ static void on_peer_accepted(void *ctx, int fd)
 
 int sluice_engine_incoming(struct sluice_engine *engine, const char *uri, struct sluice_error *err)
 {
+	struct sluice_peer_address address;
 	int r = check_idle(engine, "migrate-incoming", err);
 
+	if (r == 0)
+		r = sluice_peer_address_parse(uri, SLUICE_ADDRESS_LISTEN, &address, err);
+	if (r == 0)
+		r = sluice_security_check(engine, &address, SLUICE_ADDRESS_LISTEN, err);
 	if (r == 0)
 		r = listen_rail(engine, err);
 	if (r < 0)
 		return r;
 	sluice_link_unlisten(engine->listener);
 	engine->listener = NULL;
-	r = sluice_link_listen(engine->loop, uri, on_peer_accepted, engine, engine->listen_uri,
+	r = sluice_link_listen(engine->loop, &address, on_peer_accepted, engine, engine->listen_uri,
 		&engine->listener, err);
 	engine->awaits_guest = r == 0;
 	return r;

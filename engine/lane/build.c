@@ -146,8 +146,11 @@ static bool build_write(struct sluice_lane *lane, uint32_t *pages_left)
 		return false;
 	while (page < SLUICE_CHUNK_PAGES && bit(lane->todo, page) &&
 		page - first<pages_max && * pages_left> 0) {
+		const uint8_t *content = page_address(lane, lane->current, page);
+
 		(*pages_left)--;
-		if (!sluice_page_is_zero(page_address(lane, lane->current, page))) {
+		__builtin_prefetch(content + (SLUICE_ZERO_AHEAD_PAGES << SLUICE_PAGE_SHIFT));
+		if (!sluice_page_is_zero(content)) {
 			page++;
 			continue;
 		}

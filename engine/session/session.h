@@ -73,6 +73,7 @@ struct sluice_session_conf {
 	char instance[SLUICE_SESSION_ID_BYTES]; /* of this engine process */
 	const struct sluice_transport *transport;
 	struct sluice_rail *rail;
+	bool lanes_may_leave; /* source: lanes may go to another host, in clear text */
 	const char *rail_address; /* target: what peers connect to */
 	struct sluice_crew *crew;
 	uint32_t lanes;

@@ -124,6 +124,17 @@ static int make_outbox(struct sluice_source *s, const json_t *message)
 	return r;
 }
 
+/* The peer says where its lanes wait: not even it may lead memory out of the host unasked. */
+static int check_way(struct sluice_source *s, const char *address)
+{
+	if (s->conf.lanes_may_leave || s->conf.transport->address_is_local(address))
+		return 0;
+	return sluice_fail_scope(&s->error, SLUICE_SCOPE_SESSION, -EPERM, "welcome",
+		"the peer's lanes wait at %.120s, and guest memory would go there in clear text; "
+		"set lane-security: none at both ends if you trust that network",
+		address);
+}
+
 static int open_lanes(struct sluice_source *s, const json_t *message)
 {
 	const json_t *tickets = json_object_get(message, "tickets");
@@ -167,6 +178,8 @@ void source_on_welcome(struct sluice_source *s, const json_t *message)
 		r = import_regions(s, message);
 	if (r == 0)
 		r = make_outbox(s, message);
+	if (r == 0)
+		r = check_way(s, text_of(message, "address"));
 	if (r == 0)
 		r = open_lanes(s, message);
 	if (r < 0)

@@ -92,7 +92,7 @@ struct sluice_rail {
 	struct tcp_pending pending[TCP_PENDING_MAX];
 	uint32_t pending_count;
 	struct sluice_conn *conns; /* every open lane */
-	struct tcp_rail_counters counters;
+	struct sluice_rail_stats counters;
 
 	/* Read by workers. A registration goes away in three steps: its slot is emptied, the
 	   generation moves, and every lane has been seen outside poll. */
