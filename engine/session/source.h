@@ -22,6 +22,8 @@ void sluice_source_destroy(struct sluice_source *source);
 /* What happened. */
 void sluice_source_connected(struct sluice_source *source);
 void sluice_source_peer_message(struct sluice_source *source, const json_t *message);
+/* It said what is no message; peer_lost() follows. */
+void sluice_source_peer_bad(struct sluice_source *source, const char *why);
 void sluice_source_peer_lost(struct sluice_source *source, const char *why);
 void sluice_source_vmm_lost(struct sluice_source *source);
 /* A device's reader ended: @code 0, or -errno of the read. */

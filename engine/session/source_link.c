@@ -43,6 +43,12 @@ void sluice_source_connected(struct sluice_source *s)
 	}
 }
 
+void sluice_source_peer_bad(struct sluice_source *s, const char *why)
+{
+	if (source_guest_is_ours(s->state))
+		source_fail_text(s, -EPROTO, "the target broke the protocol: %s", why);
+}
+
 void sluice_source_peer_lost(struct sluice_source *s, const char *why)
 {
 	bool was_up = s->link_up;
