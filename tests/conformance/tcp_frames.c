@@ -433,14 +433,15 @@ static void a_flood_of_small_frames(void)
 /* For docs/hostile-input.md: scripts/hostile-list. */
 void list_tcp_pokes(void)
 {
+	const char *got = "the lane is lost with EPROTO; nothing of the frame is stored or "
+			  "reported";
+
 	for (size_t i = 0; i < SLUICE_ARRAY_LEN(pokes); i++)
-		printf("Lanes\ta frame of kind %s: %s\tthe lane is lost with EPROTO; nothing "
-		       "of "
-		       "the frame is stored or reported\n",
+		printf("Lanes\ta frame of kind %s: %s\t%s\n",
 			pokes[i].base == TCP_FRAME_DATA   ? "DATA"
 			: pokes[i].base == TCP_FRAME_SEND ? "SEND"
 							  : "ACK",
-			pokes[i].what);
+			pokes[i].what, got);
 }
 
 CU_TestInfo cases_tcp_frames[] = {

@@ -13,7 +13,7 @@ import re
 import tempfile
 
 import lab as lab_module
-from lab import ENDED, wait_until
+from lab import ENDED, PATIENT, wait_until
 
 MIB = 1 << 20
 PAGE = 4096
@@ -44,9 +44,8 @@ class Engine:
         self.path = os.path.join(folder, "engine.sock")
         self.runtime = os.path.join(folder, "run")
         self.regions = {}  # name: what the VMM sees of it
-        arguments = [lab_module.program("sluiced"), "--listen", self.path,
-                     "--set", f"runtime-dir={self.runtime}"]
-        for key, value in settings.items():
+        arguments = [lab_module.program("sluiced"), "--listen", self.path]
+        for key, value in {"runtime-dir": self.runtime, **PATIENT, **settings}.items():
             arguments += ["--set", f"{key.replace('_', '-')}={value}"]
         self.child, self.process = lab.start(name, arguments)
         self.vmm = lab.connect(self.path)

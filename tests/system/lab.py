@@ -18,11 +18,13 @@ import tempfile
 import time
 import unittest
 
-from qmp import Qmp, QmpClosed, QmpError
+from qmp import PATIENCE_S, Qmp, QmpClosed, QmpError
 
 PR_SET_PDEATHSIG = 1
 LOG_TAIL_BYTES = 6000
 ENDED = ("completed", "failed", "cancelled")
+# An engine that is slow, or held by a test, is not a lost one.
+PATIENT = {"peer-timeout": "60s", "setup-timeout": "60s", "switchover-timeout": "120s"}
 
 
 def skip(reason):
@@ -43,7 +45,7 @@ def need_kvm():
         skip("/dev/kvm cannot be opened")
 
 
-def wait_until(what, condition, timeout_s=10.0, step_s=0.02):
+def wait_until(what, condition, timeout_s=PATIENCE_S, step_s=0.02):
     """Return the first true value of @condition; fail when there is none in time."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -79,6 +81,9 @@ class Process:
         except OSError:
             return False
 
+    def threads(self):
+        return len(os.listdir(f"/proc/{self.pid}/task"))
+
     def cpu_s(self):
         """CPU time of all its threads."""
         return time.clock_gettime((~self.pid << 3) | 2)
@@ -113,11 +118,12 @@ class Lab:
         return self.connections.enter_context(Qmp(path))
 
     def end(self):
+        for process in self.processes:
+            process.signal(signal.SIGCONT)
         for host in self.hosts:
             host.learn_engine()
         self.connections.close()
         for process in self.processes:
-            process.signal(signal.SIGCONT)
             process.signal(signal.SIGKILL)
         for child in self.children:
             child.wait()
@@ -205,7 +211,7 @@ class Host:
         self.socket = os.path.join(self.folder, "engine.sock")
         os.makedirs(self.runtime, mode=0o700)
         options = dict(options)
-        engine_set = {"runtime-dir": self.runtime, **options.pop("engine_set", {})}
+        engine_set = {"runtime-dir": self.runtime, **PATIENT, **options.pop("engine_set", {})}
         arguments = [program("refvm"), "--engine", program("sluiced"),
                      "--engine-listen", self.socket,
                      "--monitor", os.path.join(self.folder, "monitor.sock")]
@@ -244,7 +250,7 @@ class Host:
             return self.vmm_alive() and self.status()["running"]
         except QmpClosed:
             if self.child.poll() is None:
-                self.child.wait(5)
+                self.child.wait(PATIENCE_S)
             return False
 
     def guest(self):
@@ -256,7 +262,7 @@ class Host:
             raise AssertionError(f"{self.name}: the guest found errors: {guest}")
         return guest["ops"]
 
-    def operator(self, timeout_s=10.0):
+    def operator(self, timeout_s=PATIENCE_S):
         """A connection to the engine's own socket."""
         return Qmp(self.socket, timeout_s)
 
@@ -276,14 +282,14 @@ class Host:
 
     # ---- what operators do ----
 
-    def wait_ready(self, timeout_s=60.0):
+    def wait_ready(self, timeout_s=PATIENCE_S):
         """The guest has filled its memory and writes."""
         wait_until(f"{self.name}: the guest is ready", lambda: self.guest()["ready"], timeout_s)
 
     def incoming(self):
         return self.engine_command("migrate-incoming", uri="tcp:127.0.0.1:0")["uri"]
 
-    def check_alive(self, what="the guest", timeout_s=10.0):
+    def check_alive(self, what="the guest", timeout_s=PATIENCE_S):
         """The guest runs here, its counter grows, and it has found no error."""
         wait_until(f"{self.name}: {what} runs", self.running, timeout_s)
         begin = self.ops()
@@ -297,7 +303,7 @@ def migrate(source, target, **parameters):
         if parameters:
             operator.command("migrate-set-parameters", **parameters)
         operator.command("migrate", uri=uri)
-        end = operator.wait_event("MIGRATION", 60.0, ENDED)
+        end = operator.wait_event("MIGRATION", PATIENCE_S, ENDED)
         result = operator.command("query-migrate")
     if end["status"] != "completed":
         raise AssertionError(f"{source.name} to {target.name}: {result}")

@@ -10,6 +10,10 @@ import select
 import socket
 import time
 
+# Until a test gives up on what takes milliseconds on an idle machine: nothing is learnt from a
+# machine that is merely slow.
+PATIENCE_S = 60.0
+
 
 class QmpError(Exception):
     """The other side answered that it does not do it."""
@@ -22,7 +26,7 @@ class QmpClosed(Exception):
 class Qmp:
     """A negotiated connection; @path appears when a process has started, so wait for it."""
 
-    def __init__(self, path, timeout_s=10.0):
+    def __init__(self, path, timeout_s=PATIENCE_S):
         self.path = path
         self.timeout_s = timeout_s
         self.events = collections.deque()
@@ -107,7 +111,7 @@ class Qmp:
                 return None
         return self.events.popleft()
 
-    def wait_event(self, name, timeout_s=20.0, status=()):
+    def wait_event(self, name, timeout_s=PATIENCE_S, status=()):
         """Take events until one has this @name (and one of these statuses); its data."""
         deadline = time.monotonic() + timeout_s
         seen = []

@@ -5,6 +5,7 @@
 Here the test itself is the VMM: it gives memory to engines that it started by hand.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -16,17 +17,19 @@ import time
 import lab as lab_module
 from hand import MIB, Engine
 from lab import ENDED, LabTest, migrate
-from qmp import Qmp, QmpError
+from qmp import PATIENCE_S, Qmp, QmpError
 
-IDLE_S = 5.0
-IDLE_CPU_S = 0.020
+IDLE_S = 2.0
+IDLE_CPU_S = 0.008
+IDLE_WINDOWS = 10
 
 
-def free_port():
-    """A port where nobody listens."""
+@contextlib.contextmanager
+def silent_port():
+    """A port where nobody listens, and where nobody else can meanwhile."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
+        yield sock.getsockname()[1]
 
 
 class Refusals(LabTest):
@@ -40,7 +43,7 @@ class Refusals(LabTest):
     def fails(self, source, uri):
         """Migrate; the reason why it failed."""
         source.vmm.command("migrate", uri=uri)
-        end = source.vmm.wait_event("MIGRATION", 20, ENDED)
+        end = source.vmm.wait_event("MIGRATION", PATIENCE_S, ENDED)
         self.assertEqual(end["status"], "failed", end)
         self.assertEqual(source.vmm.command("query-migrate")["error-desc"], end["error-desc"])
         print(f"  {end['error-desc']}", flush=True)
@@ -77,7 +80,8 @@ class Refusals(LabTest):
     def test_nobody_listens(self):
         source = Engine(self.lab, "source")
         source.add_memory("low", 8 * MIB)
-        error = self.fails(source, f"tcp:127.0.0.1:{free_port()}")
+        with silent_port() as port:
+            error = self.fails(source, f"tcp:127.0.0.1:{port}")
         self.assertIn("cannot be reached", error)
         self.assertIn("refused", error)
         for uri in ("tcp:127.0.0.1", "rdma:127.0.0.1:1", "tcp:127.0.0.1:99999", "nonsense"):
@@ -87,7 +91,7 @@ class Refusals(LabTest):
 
     def test_no_memory_no_feed(self):
         source = Engine(self.lab, "source")
-        uri = f"tcp:127.0.0.1:{free_port()}"
+        uri = "tcp:127.0.0.1:1"
         self.refused(["memory"], source.vmm, "migrate", uri=uri)
         self.refused(["memory"], source.vmm, "migrate-incoming", uri="tcp:127.0.0.1:0")
         source.add_memory("low", 8 * MIB, 0, False)
@@ -107,7 +111,7 @@ class Refusals(LabTest):
         third.add_memory("low", 8 * MIB)
         self.assertIn("is running", self.fails(third, uri))
         source.vmm.command("migrate_cancel")
-        source.vmm.wait_event("MIGRATION", 10, ("cancelled",))
+        source.vmm.wait_event("MIGRATION", PATIENCE_S, ("cancelled",))
         self.refused(["no migration"], source.vmm, "migrate_cancel")
 
     def test_second_vmm(self):
@@ -137,7 +141,7 @@ class Refusals(LabTest):
             peer, _ = server.accept()
             self.assertEqual(json.loads(peer.makefile().readline())["type"], "hello")
             self.leave_at_once(source, peer, {"type": "refuse", "error": "not today"})
-        end = source.vmm.wait_event("MIGRATION", 10, ENDED)
+        end = source.vmm.wait_event("MIGRATION", PATIENCE_S, ENDED)
         self.assertEqual(end["error-desc"], "the target refused: not today")
         self.assertEqual(source.vmm.command("query-status")["status"], "ended")
 
@@ -153,7 +157,7 @@ class Refusals(LabTest):
         welcome = json.loads(peer.makefile().readline())
         self.assertEqual(welcome["type"], "welcome", welcome)
         self.leave_at_once(target, peer, {"type": "finish", "devices": 5})
-        end = target.vmm.wait_event("MIGRATION", 10, ENDED)
+        end = target.vmm.wait_event("MIGRATION", PATIENCE_S, ENDED)
         self.assertIn("finished 5 devices", end["error-desc"])
         self.assertEqual(target.vmm.command("query-session", session="5" * 32)["status"], "aborted")
 
@@ -174,14 +178,21 @@ class Refusals(LabTest):
             here.wait_ready()
             migrate(here, there)
             processes.update({"after, source": here.engine, "after, target": there.engine})
-        time.sleep(0.5)
-        before = {name: process.cpu_s() for name, process in processes.items()}
-        self.assertGreater(min(before.values()), 0, "the clock shows nothing")
-        time.sleep(IDLE_S)
         for name, process in processes.items():
-            used_s = process.cpu_s() - before[name]
+            self.assertGreater(process.cpu_s(), 0, "the clock shows nothing")
+            self.check_idle(name, process)
+
+    def check_idle(self, name, process):
+        """A window without work comes, if perhaps late: what it does at first has to end, and a
+        busy machine charges some of its own time to whoever runs."""
+        for _ in range(IDLE_WINDOWS):
+            used_s = -process.cpu_s()
+            time.sleep(IDLE_S)
+            used_s += process.cpu_s()
             print(f"  {name}: {used_s * 1000:.2f} ms CPU in {IDLE_S} s", flush=True)
-            self.assertLess(used_s, IDLE_CPU_S, name)
+            if used_s < IDLE_CPU_S:
+                return
+        self.fail(f"{name}: never idle")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ class ThereAndBack(LabTest):
 
     def verify(self, source, target):
         regions = source.monitor.command("query-memory")
-        result = target.monitor.command("verify", source_pid=source.vmm.pid, timeout_s=30, regions=[
+        result = target.monitor.command("verify", source_pid=source.vmm.pid, regions=[
             {"id": region["id"], "fd": region["fd"], "offset": region["offset"]}
             for region in regions])
         self.assertEqual(result["mismatched_pages"], 0, result)
