@@ -24,6 +24,21 @@ int sluice_params_assign(const struct sluice_param *table, void *conf, const cha
 /* A YAML mapping of name: value (scalars only). Errors name file, line and column. */
 int sluice_params_load_yaml(
 	const struct sluice_param *table, void *conf, const char *path, struct sluice_error *err);
+/*
+ * The same for a file that also has sections: names at its top whose value is a mapping, either of
+ * name: value or of entry: {name: value}. @sections ends with a NULL name. What a section says is
+ * handed on in the file's order: @entry is "" for a name directly in the section, @name and @value
+ * are NULL for an entry without names. An error of set() gets file, line and column in front.
+ */
+struct sluice_params_section {
+	const char *name;
+	int (*set)(void *ctx, const char *entry, const char *name, const char *value,
+		struct sluice_error *err);
+	void *ctx;
+};
+
+int sluice_params_load_yaml_sections(const struct sluice_param *table, void *conf,
+	const struct sluice_params_section *sections, const char *path, struct sluice_error *err);
 /* Every parameter with its effective value: numbers as JSON integers in base units. */
 json_t *sluice_params_json(const struct sluice_param *table, const void *conf);
 /* The effective value as text that sluice_params_set() reads back to the same value. */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * params_yaml.c: parameters from a YAML file: one mapping of name: scalar. Every error
- * names file, line and column. Reads one file, keeps no state; any thread.
+ * params_yaml.c: parameters from a YAML file: one mapping of name: scalar, and sections for who
+ * asks for them. Every error names file, line and column. Reads one file, keeps no state; any
+ * thread.
  */
 #include <errno.h>
 #include <string.h>
@@ -13,6 +14,7 @@
 struct source {
 	const struct sluice_param *table;
 	void *conf;
+	const struct sluice_params_section *sections;
 	const char *path;
 	yaml_document_t document;
 	struct sluice_error *err;
@@ -47,22 +49,96 @@ static bool seen_before(struct source *source, const yaml_node_t *map, const yam
 	return false;
 }
 
+/* A name that stands only once in its mapping. */
+static int check_key(struct source *source, const yaml_node_t *map, const yaml_node_pair_t *pair)
+{
+	const yaml_node_t *key = yaml_document_get_node(&source->document, pair->key);
+
+	if (key->type != YAML_SCALAR_NODE || has_nul(key))
+		return fail_at(
+			source, -EINVAL, &key->start_mark, "a parameter's name must be a word");
+	if (seen_before(source, map, pair))
+		return fail_at(source, -EINVAL, &key->start_mark, "the parameter is given twice");
+	return 0;
+}
+
+static int check_value(struct source *source, const yaml_node_t *value)
+{
+	if (value->type != YAML_SCALAR_NODE || has_nul(value))
+		return fail_at(source, -EINVAL, &value->start_mark,
+			"a parameter's value must be one plain value, not a list or a mapping");
+	return 0;
+}
+
+/* One name: value of a section, or of the entry @entry of it. */
+static int apply_in_section(struct source *source, const struct sluice_params_section *section,
+	const char *entry, const yaml_node_t *map, const yaml_node_pair_t *pair)
+{
+	const yaml_node_t *key = yaml_document_get_node(&source->document, pair->key);
+	const yaml_node_t *value = yaml_document_get_node(&source->document, pair->value);
+	struct sluice_error why = {0};
+	int rc = entry[0] != '\0' ? check_key(source, map, pair) : 0;
+
+	if (rc == 0)
+		rc = check_value(source, value);
+	if (rc < 0)
+		return rc;
+	rc = section->set(section->ctx, entry, scalar_text(key), scalar_text(value), &why);
+	if (rc == 0)
+		return 0;
+	return fail_at(source, rc, rc == -ENOENT ? &key->start_mark : &value->start_mark, why.text);
+}
+
+static int apply_entry(struct source *source, const struct sluice_params_section *section,
+	const yaml_node_t *map, const yaml_node_pair_t *pair)
+{
+	const yaml_node_t *key = yaml_document_get_node(&source->document, pair->key);
+	const yaml_node_t *value = yaml_document_get_node(&source->document, pair->value);
+	struct sluice_error why = {0};
+	int rc = check_key(source, map, pair);
+
+	if (rc < 0 || value->type != YAML_MAPPING_NODE)
+		return rc < 0 ? rc : apply_in_section(source, section, "", map, pair);
+	rc = section->set(section->ctx, scalar_text(key), NULL, NULL, &why);
+	if (rc < 0)
+		return fail_at(source, rc, &key->start_mark, why.text);
+	for (const yaml_node_pair_t *p = value->data.mapping.pairs.start;
+		rc == 0 && p < value->data.mapping.pairs.top; p++)
+		rc = apply_in_section(source, section, scalar_text(key), value, p);
+	return rc;
+}
+
+static int apply_section(struct source *source, const struct sluice_params_section *section,
+	const yaml_node_t *value)
+{
+	int rc = 0;
+
+	if (value->type != YAML_MAPPING_NODE)
+		return fail_at(source, -EINVAL, &value->start_mark,
+			"this is a section: expected a mapping");
+	for (const yaml_node_pair_t *p = value->data.mapping.pairs.start;
+		rc == 0 && p < value->data.mapping.pairs.top; p++)
+		rc = apply_entry(source, section, value, p);
+	return rc;
+}
+
 static int apply_pair(struct source *source, const yaml_node_t *map, const yaml_node_pair_t *pair)
 {
 	const yaml_node_t *key = yaml_document_get_node(&source->document, pair->key);
 	const yaml_node_t *value = yaml_document_get_node(&source->document, pair->value);
 	struct sluice_error why = {0};
 	const yaml_mark_t *at;
-	int rc;
+	int rc = check_key(source, map, pair);
 
-	if (key->type != YAML_SCALAR_NODE || has_nul(key))
-		return fail_at(
-			source, -EINVAL, &key->start_mark, "a parameter's name must be a word");
-	if (value->type != YAML_SCALAR_NODE || has_nul(value))
-		return fail_at(source, -EINVAL, &value->start_mark,
-			"a parameter's value must be one plain value, not a list or a mapping");
-	if (seen_before(source, map, pair))
-		return fail_at(source, -EINVAL, &key->start_mark, "the parameter is given twice");
+	if (rc < 0)
+		return rc;
+	for (const struct sluice_params_section *section = source->sections; section->name != NULL;
+		section++)
+		if (strcmp(section->name, scalar_text(key)) == 0)
+			return apply_section(source, section, value);
+	rc = check_value(source, value);
+	if (rc < 0)
+		return rc;
 	rc = sluice_params_set(
 		source->table, source->conf, scalar_text(key), scalar_text(value), &why);
 	if (rc == 0)
@@ -116,7 +192,16 @@ static int load(struct source *source, yaml_parser_t *parser)
 int sluice_params_load_yaml(
 	const struct sluice_param *table, void *conf, const char *path, struct sluice_error *err)
 {
-	struct source source = {.table = table, .conf = conf, .path = path, .err = err};
+	static const struct sluice_params_section none = {.name = NULL};
+
+	return sluice_params_load_yaml_sections(table, conf, &none, path, err);
+}
+
+int sluice_params_load_yaml_sections(const struct sluice_param *table, void *conf,
+	const struct sluice_params_section *sections, const char *path, struct sluice_error *err)
+{
+	struct source source = {
+		.table = table, .conf = conf, .sections = sections, .path = path, .err = err};
 	yaml_parser_t parser;
 	FILE *file = fopen(path, "re");
 	int rc;

@@ -57,6 +57,7 @@ struct sluice_wire {
 	uint64_t in_offset, out_offset; /* stream offsets of in.start and out.start */
 	struct scanner scanner;
 	struct fd_queue in_fds, out_fds;
+	struct sluice_wire_stream stream; /* without functions: the socket itself */
 	bool too_long; /* what follows cannot be found any more */
 };
 
@@ -191,6 +192,11 @@ int sluice_wire_fd(const struct sluice_wire *wire)
 	return wire->fd;
 }
 
+void sluice_wire_set_stream(struct sluice_wire *wire, const struct sluice_wire_stream *stream)
+{
+	wire->stream = *stream;
+}
+
 /* ---- receiving ---- */
 
 /* Room for as many descriptors as may wait; the kernel tells when it had to drop some. */
@@ -231,6 +237,16 @@ static int collect_fds(
 	return 0;
 }
 
+static ssize_t receive_from_stream(struct sluice_wire *wire, struct sluice_error *err)
+{
+	ssize_t bytes = wire->stream.read(wire->stream.ctx, wire->in.data + wire->in.end,
+		wire->in.capacity - wire->in.end, err);
+
+	if (bytes > 0)
+		wire->in.end += (size_t)bytes;
+	return bytes == 0 ? -EPIPE : bytes;
+}
+
 /* One recvmsg: the bytes it read, or -errno. */
 static ssize_t receive_some(struct sluice_wire *wire, struct sluice_error *err)
 {
@@ -245,6 +261,8 @@ static ssize_t receive_some(struct sluice_wire *wire, struct sluice_error *err)
 
 	if (rc < 0)
 		return rc;
+	if (wire->stream.read != NULL)
+		return receive_from_stream(wire, err);
 	iov.iov_base = wire->in.data + wire->in.end;
 	iov.iov_len = wire->in.capacity - wire->in.end;
 	bytes = recvmsg(wire->fd, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
@@ -445,6 +463,7 @@ static int append(struct sluice_wire *wire, const char *text, size_t bytes, int 
 	uint64_t at = wire->out_offset + buffer_bytes(&wire->out);
 	int copy = -1;
 
+	SLUICE_ASSERT(fd < 0 || wire->stream.write == NULL);
 	if (buffer_bytes(&wire->out) + bytes + 2 > OUT_BYTES_MAX)
 		return -ENOBUFS;
 	if (buffer_reserve(&wire->out, bytes + 2) < 0)
@@ -493,6 +512,8 @@ static ssize_t send_some(struct sluice_wire *wire)
 	bool with_fd = first != NULL && first->at == wire->out_offset;
 	ssize_t bytes;
 
+	if (wire->stream.write != NULL)
+		return wire->stream.write(wire->stream.ctx, iov.iov_base, iov.iov_len);
 	if (with_fd) {
 		struct cmsghdr *c;
 

@@ -11,6 +11,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <sys/types.h>
 
 #include <jansson.h>
 
@@ -45,6 +46,18 @@ int sluice_wire_take_fd(struct sluice_wire *wire);
 /* Descriptors that came with the messages taken so far and were not taken themselves. One that
    belongs to a message still in the buffer does not count. */
 size_t sluice_wire_fds_waiting(const struct sluice_wire *wire);
+
+/*
+ * Bytes that do not go over the socket as they are (TLS). Both calls are as recv and send on a
+ * non-blocking socket, but return -errno; @read describes errors that errno cannot. Descriptors
+ * cannot travel then. Set before anything was received; @stream is copied.
+ */
+struct sluice_wire_stream {
+	ssize_t (*read)(void *ctx, void *data, size_t bytes, struct sluice_error *err);
+	ssize_t (*write)(void *ctx, const void *data, size_t bytes);
+	void *ctx;
+};
+void sluice_wire_set_stream(struct sluice_wire *wire, const struct sluice_wire_stream *stream);
 
 /* Queue a message (CRLF added); steals @message, also on failure. @fd: sent along with it, or
    -1; stays the caller's (duplicated inside). -ENOBUFS: the peer does not read (1 MiB waits). */

@@ -55,7 +55,7 @@ const char *sluice_nearest_hint(const struct sluice_nearest *nearest, char *text
 	unsigned int allowed = len < 6 ? 2 : (unsigned int)(len / 3);
 
 	text[0] = '\0';
-	if (nearest->best != NULL && nearest->distance <= allowed)
+	if (nearest->best != NULL && len <= NAME_LETTERS_MAX && nearest->distance <= allowed)
 		snprintf(text, text_bytes, " (did you mean '%s'?)", nearest->best);
 	return text;
 }

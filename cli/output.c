@@ -8,6 +8,7 @@
 #include "cli/cli.h"
 
 #define WIDTH_DEFAULT 80
+#define NUMBER_MAX    1e18
 
 bool cli_is_terminal(FILE *file)
 {
@@ -91,8 +92,10 @@ const char *cli_format_ms(double ms, char *text, size_t text_bytes)
 double cli_number(const json_t *object, const char *name, double otherwise)
 {
 	const json_t *value = json_object_get(object, name);
+	double number = json_is_number(value) ? json_number_value(value) : otherwise;
 
-	return json_is_number(value) ? json_number_value(value) : otherwise;
+	/* Nothing real is larger, and what is drawn of it has to fit an integer. */
+	return number > NUMBER_MAX ? NUMBER_MAX : number < -NUMBER_MAX ? -NUMBER_MAX : number;
 }
 
 const char *cli_text(const json_t *object, const char *name, const char *otherwise)

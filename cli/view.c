@@ -63,7 +63,7 @@ double cli_view_share(const json_t *ram_holder)
 	/* Before the first harvest nothing is known to be dirty, which is not "all done". */
 	if (strcmp(status, "setup") == 0 || total <= 0 || remaining > total)
 		return 0;
-	return (total - remaining) / total;
+	return remaining > 0 ? (total - remaining) / total : 1;
 }
 
 /* "[#####.....]" with @cells cells; text needs 3 bytes per cell. */
@@ -97,7 +97,7 @@ static const char *draw_curve(
 		largest = values[i] > largest ? values[i] : largest;
 	for (unsigned int i = 0; i < count && used + 4 < text_bytes; i++) {
 		unsigned int height =
-			largest > 0 ? (unsigned int)(values[i] / largest * 8 + 0.5) : 0;
+			values[i] > 0 ? (unsigned int)(values[i] / largest * 8 + 0.5) : 0;
 
 		used += (size_t)snprintf(text + used, text_bytes - used, "%s",
 			unicode ? blocks[height] : plain[height]);

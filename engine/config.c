@@ -19,6 +19,8 @@
 #define FIELD(field) SLUICE_FIELD(struct sluice_config, field)
 
 static const char *const pin_choices[] = {"none", "onfault", NULL};
+static const char *const security_choices[] = {"auto", "psk", "none", NULL};
+static const char *const lane_security_choices[] = {"auto", "none", NULL};
 
 const struct sluice_param sluice_config_params[] = {
 	{"transport", SLUICE_PARAM_STRING, FIELD(transport), "tcp", 0, 0, NULL,
@@ -33,6 +35,11 @@ const struct sluice_param sluice_config_params[] = {
 		"threads that step lanes; 0 chooses by cores and lanes", false},
 	{"memory-budget", SLUICE_PARAM_SIZE, FIELD(memory_budget_bytes), "64MiB", 1u << 20,
 		64ull << 30, NULL, "bytes in flight, all lanes together", false},
+	{"max-bandwidth", SLUICE_PARAM_SIZE, FIELD(max_bandwidth_bytes_per_s), "0", 0, 1ull << 50,
+		NULL,
+		"guest memory sent per second while the guest runs, in bytes; 0: no limit; once it "
+		"is stopped there is none",
+		true},
 	{"device-slots", SLUICE_PARAM_UINT, FIELD(device_slots), "16", 1, SLUICE_SLOTS_MAX, NULL,
 		"slots in which a target receives device state", false},
 	{"device-slot-size", SLUICE_PARAM_SIZE, FIELD(device_slot_bytes), "256KiB", 4096, 64u << 20,
@@ -53,6 +60,21 @@ const struct sluice_param sluice_config_params[] = {
 		NULL, "percent of the first step", true},
 	{"cpu-throttle-increment", SLUICE_PARAM_UINT, FIELD(throttle_step_percent), "10", 1, 99,
 		NULL, "percent of each further step", true},
+	{"security", SLUICE_PARAM_CHOICE, FIELD(security), "auto", 0, 0, security_choices,
+		"the peer link: psk: TLS 1.3 with a pre-shared key; none: in clear text, also over "
+		"a network; auto: psk when psk-file is set, else clear text within this host only",
+		false},
+	{"psk-file", SLUICE_PARAM_STRING, FIELD(psk_file), "", 0, 0, NULL,
+		"pre-shared keys, one identity:hexkey per line as psktool writes it; the same line "
+		"at both ends, readable by its owner only",
+		false},
+	{"psk-identity", SLUICE_PARAM_STRING, FIELD(psk_identity), "", 0, 0, NULL,
+		"which line of psk-file a source uses; not needed when there is only one", false},
+	{"lane-security", SLUICE_PARAM_CHOICE, FIELD(lane_security), "auto", 0, 0,
+		lane_security_choices,
+		"lanes are in clear text: auto keeps them within this host, none lets them use a "
+		"network that is trusted",
+		false},
 	{"peer-timeout", SLUICE_PARAM_TIME, FIELD(peer_timeout_ns), "10s", 100 * SLUICE_NS_PER_MS,
 		3600 * SLUICE_NS_PER_S, NULL, "silence after which the peer counts as lost", false},
 	{"setup-timeout", SLUICE_PARAM_TIME, FIELD(setup_timeout_ns), "10s", 100 * SLUICE_NS_PER_MS,
@@ -61,6 +83,25 @@ const struct sluice_param sluice_config_params[] = {
 		3600 * SLUICE_NS_PER_S, NULL,
 		"how long a guest may be stopped before the migration fails and it runs on at the "
 		"source; 0: no bound",
+		false},
+	{"lane-timeout", SLUICE_PARAM_TIME, FIELD(lane_timeout_ns), "5s", 10 * SLUICE_NS_PER_MS,
+		3600 * SLUICE_NS_PER_S, NULL,
+		"how long a lane may place nothing of what is in flight, while the peer answers, "
+		"before it counts as lost",
+		false},
+	{"recover-retries", SLUICE_PARAM_UINT, FIELD(recover_retries), "20", 0, 1000000, NULL,
+		"how often a source that lost its target or all lanes tries again by itself; then "
+		"the migration stays paused until migrate-recover",
+		false},
+	{"recover-pause", SLUICE_PARAM_TIME, FIELD(recover_pause_ns), "100ms", SLUICE_NS_PER_MS,
+		600 * SLUICE_NS_PER_S, NULL,
+		"the wait before the first of these tries, and before a lost lane is opened again; "
+		"it "
+		"doubles up to 5 s",
+		false},
+	{"recover-timeout", SLUICE_PARAM_TIME, FIELD(recover_timeout_ns), "120s", 0,
+		24 * 3600 * SLUICE_NS_PER_S, NULL,
+		"how long a target waits for a source that vanished before everything had arrived",
 		false},
 	{"linger", SLUICE_PARAM_TIME, FIELD(linger_ns), "5s", 0, 3600 * SLUICE_NS_PER_S, NULL,
 		"how long an engine waits for a VMM that vanished to come back, before it ends",

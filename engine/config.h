@@ -8,6 +8,11 @@
 
 #include <sluice/param.h>
 
+#include "engine/peer/psk.h"
+
+enum sluice_security { SLUICE_SECURITY_AUTO, SLUICE_SECURITY_PSK, SLUICE_SECURITY_NONE };
+enum sluice_lane_security { SLUICE_LANE_SECURITY_AUTO, SLUICE_LANE_SECURITY_NONE };
+
 struct sluice_config {
 	char transport[32];
 	char rail[128];
@@ -15,6 +20,7 @@ struct sluice_config {
 	uint64_t lanes;
 	uint64_t workers;
 	uint64_t memory_budget_bytes;
+	uint64_t max_bandwidth_bytes_per_s;
 	uint64_t device_slots;
 	uint64_t device_slot_bytes;
 	int pin; /* enum sluice_pin */
@@ -24,9 +30,17 @@ struct sluice_config {
 	uint64_t throttle_after_ns;
 	uint64_t throttle_initial_percent;
 	uint64_t throttle_step_percent;
+	int security; /* enum sluice_security */
+	char psk_file[256];
+	char psk_identity[SLUICE_PSK_IDENTITY_MAX + 1];
+	int lane_security; /* enum sluice_lane_security */
 	uint64_t peer_timeout_ns;
 	uint64_t setup_timeout_ns;
 	uint64_t switchover_timeout_ns;
+	uint64_t lane_timeout_ns;
+	uint64_t recover_retries;
+	uint64_t recover_pause_ns;
+	uint64_t recover_timeout_ns;
 	uint64_t linger_ns;
 	uint64_t spin_ns;
 	uint64_t yield_ns;

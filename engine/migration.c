@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "engine/engine.h"
 #include "engine/peer/messages.h"
+#include "engine/security.h"
 
 #define RAIL_STEP_NS         (100 * SLUICE_NS_PER_MS)
 #define STRANGER_DEADLINE_NS (5 * SLUICE_NS_PER_S)
@@ -107,25 +108,38 @@ static const struct sluice_link_handlers link_handlers = {
 static int connect_peer(struct sluice_engine *engine, struct sluice_error *err)
 {
 	struct sluice_link_handlers handlers = link_handlers;
+	struct sluice_link_opts opts;
 
 	handlers.ctx = engine;
 	sluice_link_close(engine->link);
 	engine->link = NULL;
-	return sluice_link_connect(engine->loop, engine->peer_uri, &handlers, &engine->link, err);
+	sluice_security_link_opts(&engine->config, engine->config.setup_timeout_ns, &opts);
+	return sluice_link_connect(
+		engine->loop, &engine->peer, &opts, &handlers, &engine->link, err);
+}
+
+static void env_peer_disconnect(void *ctx)
+{
+	struct sluice_engine *engine = ctx;
+
+	sluice_link_close(engine->link);
+	engine->link = NULL;
 }
 
 static void env_peer_reconnect(void *ctx)
 {
 	struct sluice_engine *engine = ctx;
 	struct sluice_error err = {0};
+	int r = connect_peer(engine, &err);
 
-	if (connect_peer(engine, &err) < 0)
-		sluice_source_peer_lost(engine->source, err.text);
+	if (r < 0)
+		sluice_source_peer_lost(engine->source, r, err.text);
 }
 
 static const struct sluice_session_env engine_env = {
 	.now_ns = env_now_ns,
 	.peer_send = env_peer_send,
+	.peer_disconnect = env_peer_disconnect,
 	.peer_reconnect = env_peer_reconnect,
 	.vmm_event = env_vmm_event,
 	.decide = env_decide,
@@ -273,12 +287,18 @@ static int begin(struct sluice_engine *engine, uint32_t lanes, struct sluice_ses
 		.transport = engine->transport,
 		.rail = engine->rail,
 		.rail_address = engine->rail_address,
+		.lanes_may_leave = sluice_security_lanes_may_leave(&engine->config),
 		.crew = engine->crew,
 		.lanes = lanes,
 		.memory_budget_bytes = engine->config.memory_budget_bytes,
+		.max_bandwidth_bytes_per_s = engine->config.max_bandwidth_bytes_per_s,
 		.peer_timeout_ns = engine->config.peer_timeout_ns,
 		.setup_timeout_ns = engine->config.setup_timeout_ns,
 		.switchover_timeout_ns = engine->config.switchover_timeout_ns,
+		.lane_timeout_ns = engine->config.lane_timeout_ns,
+		.recover_retries = (uint32_t)engine->config.recover_retries,
+		.recover_pause_ns = engine->config.recover_pause_ns,
+		.recover_timeout_ns = engine->config.recover_timeout_ns,
 		.policy = sluice_engine_policy(engine),
 		.regions = engine->regions,
 		.region_count = engine->memory.count,
@@ -314,12 +334,17 @@ static int check_feeds(struct sluice_engine *engine, struct sluice_error *err)
 int sluice_engine_migrate(struct sluice_engine *engine, const char *uri, struct sluice_error *err)
 {
 	struct sluice_session_env env = engine_env;
+	struct sluice_peer_address peer;
 	struct sluice_session_conf conf;
 	uint8_t id[16];
 	int r = check_idle(engine, "migrate", err);
 
 	if (r == 0)
 		r = check_feeds(engine, err);
+	if (r == 0)
+		r = sluice_peer_address_parse(uri, SLUICE_ADDRESS_CONNECT, &peer, err);
+	if (r == 0)
+		r = sluice_security_check(engine, &peer, SLUICE_ADDRESS_CONNECT, err);
 	if (r < 0)
 		return r;
 	sluice_engine_session_clear(engine);
@@ -332,7 +357,7 @@ int sluice_engine_migrate(struct sluice_engine *engine, const char *uri, struct 
 	if (r == 0) {
 		env.ctx = engine;
 		memcpy(conf.session, engine->session, sizeof(conf.session));
-		snprintf(engine->peer_uri, sizeof(engine->peer_uri), "%s", uri);
+		engine->peer = peer;
 		r = connect_peer(engine, err);
 	}
 	if (r == 0)
@@ -398,8 +423,22 @@ static void stranger_gone(struct sluice_stranger *stranger)
 
 static void stranger_down(void *ctx, const char *why)
 {
-	(void)why;
-	stranger_gone(ctx);
+	struct sluice_stranger *stranger = ctx;
+
+	stranger_gone(stranger);
+	sluice_security_refused(stranger->engine, why);
+}
+
+void sluice_engine_adopt_link(struct sluice_engine *engine, struct sluice_stranger *stranger)
+{
+	struct sluice_link_handlers handlers = link_handlers;
+
+	handlers.ctx = engine;
+	sluice_link_close(engine->link);
+	engine->link = stranger->link;
+	stranger->link = NULL;
+	sluice_link_set_handlers(engine->link, &handlers);
+	sluice_target_peer_back(engine->target);
 }
 
 static void refuse(struct sluice_link *link, const char *text)
@@ -484,6 +523,8 @@ static void hello(struct sluice_stranger *stranger, const json_t *message)
 	struct sluice_error err = {0};
 
 	stranger->link = NULL;
+	if (engine->target != NULL)
+		sluice_target_superseded(engine->target, message);
 	if (check_awaits(engine, &err) < 0) {
 		refuse(link, err.text);
 		sluice_link_close(link);
@@ -515,14 +556,7 @@ static void resolve(struct sluice_stranger *stranger, const json_t *message)
 	struct sluice_error err = {0};
 
 	if (engine->target != NULL && strcmp(session, sluice_target_session(engine->target)) == 0) {
-		struct sluice_link_handlers handlers = link_handlers;
-
-		handlers.ctx = engine;
-		sluice_link_close(engine->link);
-		engine->link = stranger->link;
-		stranger->link = NULL;
-		sluice_link_set_handlers(engine->link, &handlers);
-		sluice_target_peer_back(engine->target);
+		sluice_engine_adopt_link(engine, stranger);
 		sluice_target_peer_message(engine->target, message);
 		return;
 	}
@@ -538,11 +572,17 @@ static void stranger_message(void *ctx, const json_t *message)
 {
 	struct sluice_stranger *stranger = ctx;
 	const char *type = sluice_peer_type(message);
+	struct sluice_error err = {0};
 
 	if (strcmp(type, "hello") == 0) {
 		hello(stranger, message);
 	} else if (strcmp(type, "resolve") == 0) {
 		resolve(stranger, message);
+	} else if (strcmp(type, "resume") == 0) {
+		if (sluice_engine_resume(stranger, message, &err) < 0) {
+			refuse(stranger->link, err.text);
+			stranger_gone(stranger);
+		}
 	} else {
 		refuse(stranger->link, "a session begins with hello");
 		stranger_gone(stranger);
@@ -553,19 +593,17 @@ static void on_peer_accepted(void *ctx, int fd)
 {
 	struct sluice_engine *engine = ctx;
 	struct sluice_link_handlers handlers = {.message = stranger_message, .down = stranger_down};
-	uint64_t now_ns = sluice_now_ns();
+	struct sluice_link_opts opts;
 
+	sluice_security_link_opts(&engine->config, STRANGER_DEADLINE_NS, &opts);
 	for (size_t i = 0; i < SLUICE_STRANGERS_MAX; i++) {
 		struct sluice_stranger *stranger = &engine->strangers[i];
 
-		if (stranger->link != NULL && now_ns > stranger->deadline_ns)
-			stranger_gone(stranger);
 		if (stranger->link != NULL)
 			continue;
 		handlers.ctx = stranger;
 		stranger->engine = engine;
-		stranger->deadline_ns = now_ns + STRANGER_DEADLINE_NS;
-		if (sluice_link_adopt(engine->loop, fd, &handlers, &stranger->link) < 0)
+		if (sluice_link_adopt(engine->loop, fd, &opts, &handlers, &stranger->link) < 0)
 			stranger->link = NULL;
 		return;
 	}
@@ -574,15 +612,20 @@ static void on_peer_accepted(void *ctx, int fd)
 
 int sluice_engine_incoming(struct sluice_engine *engine, const char *uri, struct sluice_error *err)
 {
+	struct sluice_peer_address address;
 	int r = check_idle(engine, "migrate-incoming", err);
 
+	if (r == 0)
+		r = sluice_peer_address_parse(uri, SLUICE_ADDRESS_LISTEN, &address, err);
+	if (r == 0)
+		r = sluice_security_check(engine, &address, SLUICE_ADDRESS_LISTEN, err);
 	if (r == 0)
 		r = listen_rail(engine, err);
 	if (r < 0)
 		return r;
 	sluice_link_unlisten(engine->listener);
 	engine->listener = NULL;
-	r = sluice_link_listen(engine->loop, uri, on_peer_accepted, engine, engine->listen_uri,
+	r = sluice_link_listen(engine->loop, &address, on_peer_accepted, engine, engine->listen_uri,
 		&engine->listener, err);
 	engine->awaits_guest = r == 0;
 	return r;
@@ -607,7 +650,8 @@ static void link_message(void *ctx, const json_t *message)
 		sluice_source_peer_message(engine->source, message);
 	else if (engine->target != NULL)
 		sluice_target_peer_message(engine->target, message);
-	if (engine->streams != NULL && strcmp(sluice_peer_type(message), "credit") == 0)
+	if (engine->streams != NULL && (strcmp(sluice_peer_type(message), "credit") == 0 ||
+					       strcmp(sluice_peer_type(message), "resumed") == 0))
 		sluice_streams_credits(engine->streams);
 	sluice_engine_tick(engine, sluice_now_ns());
 }
@@ -619,7 +663,7 @@ static void link_down(void *ctx, const char *why)
 
 	engine->link = NULL;
 	if (engine->source != NULL)
-		sluice_source_peer_lost(engine->source, why);
+		sluice_source_peer_lost(engine->source, sluice_link_error(link), why);
 	else if (engine->target != NULL)
 		sluice_target_peer_lost(engine->target, why);
 	sluice_link_close(link);
@@ -649,113 +693,4 @@ void sluice_engine_tick(void *ctx, uint64_t now_ns)
 		sluice_streams_destroy(engine->streams);
 		engine->streams = NULL;
 	}
-}
-
-/* ---- what became of a session ---- */
-
-static const char *source_status(const struct sluice_source *source)
-{
-	const char *status = sluice_source_status(source);
-
-	if (sluice_source_is_in_doubt(source))
-		return "in-doubt";
-	if (strcmp(status, "completed") == 0)
-		return "committed";
-	return sluice_source_is_over(source) ? "aborted" : "active";
-}
-
-static const char *target_status(const struct sluice_target *target)
-{
-	const char *status = sluice_target_status(target);
-
-	if (sluice_target_is_prepared(target))
-		return strcmp(status, "in-doubt") == 0 ? "in-doubt" : "prepared";
-	if (strcmp(status, "completed") == 0)
-		return "committed";
-	return sluice_target_is_over(target) ? "aborted" : "active";
-}
-
-/*
- * Asked about a session of an engine that died before us: without a record it neither said commit
- * nor told its VMM to run. It may still hang somewhere and try later, so the answer is made true
- * first: the session is aborted on record, on both sides, and a record cannot be replaced.
- */
-static int burn_unknown(struct sluice_engine *engine, const char *session, const char **ret_status,
-	const char **ret_role, struct sluice_error *err)
-{
-	const char *dir = engine->config.runtime_dir;
-	enum sluice_decision decision;
-	int r = sluice_record_read(dir, SLUICE_RECORD_SOURCE, session, &decision, err);
-
-	*ret_role = "source";
-	if (r == 0 && decision == SLUICE_UNDECIDED) {
-		r = sluice_record_decide(
-			dir, SLUICE_RECORD_TARGET, session, SLUICE_ABORTED, &decision, err);
-		if (r == 0 && decision == SLUICE_COMMITTED)
-			*ret_role = "target";
-		else if (r == 0)
-			r = sluice_record_decide(
-				dir, SLUICE_RECORD_SOURCE, session, SLUICE_ABORTED, &decision, err);
-	}
-	if (r == 0)
-		*ret_status = decision == SLUICE_COMMITTED ? "committed" : "aborted";
-	return r;
-}
-
-int sluice_engine_session_status(struct sluice_engine *engine, const char *session,
-	const char **ret_status, const char **ret_role, struct sluice_error *err)
-{
-	if (session == NULL)
-		session = engine->session;
-	*ret_status = "none";
-	*ret_role = NULL;
-	if (*session == '\0')
-		return 0;
-	if (strcmp(session, engine->session) == 0 && engine->source != NULL) {
-		*ret_role = "source";
-		*ret_status = source_status(engine->source);
-		return 0;
-	}
-	if (strcmp(session, engine->session) == 0 && engine->target != NULL) {
-		*ret_role = "target";
-		*ret_status = target_status(engine->target);
-		return 0;
-	}
-	return burn_unknown(engine, session, ret_status, ret_role, err);
-}
-
-/* The engine that held the session is gone: its commit is on record, its outcome is not known. */
-static int resolve_from_record(struct sluice_engine *engine, const char *session,
-	enum sluice_decision decision, struct sluice_error *err)
-{
-	enum sluice_decision recorded;
-	int r = sluice_record_read(
-		engine->config.runtime_dir, SLUICE_RECORD_SOURCE, session, &recorded, err);
-
-	if (r < 0)
-		return r;
-	if (recorded != SLUICE_COMMITTED)
-		return sluice_fail(
-			err, -ENOENT, "session-resolve", "no session %s is in doubt here", session);
-	sluice_server_event(engine->server, "MIGRATION",
-		decision == SLUICE_COMMITTED
-			? json_pack("{s:s, s:s}", "status", "completed", "session", session)
-			: json_pack("{s:s, s:s, s:s}", "status", "failed", "session", session,
-				  "error-desc", "resolved as aborted by the operator"));
-	return 0;
-}
-
-int sluice_engine_resolve(struct sluice_engine *engine, const char *session,
-	enum sluice_decision decision, struct sluice_error *err)
-{
-	int r;
-
-	/* The last session's name outlives it, for queries: memory-remove lets go of the rest. */
-	if (strcmp(session, engine->session) != 0 ||
-		(engine->source == NULL && engine->target == NULL))
-		return resolve_from_record(engine, session, decision, err);
-	r = engine->source != NULL ? sluice_source_resolve(engine->source, decision, err)
-				   : sluice_target_resolve(engine->target, decision, err);
-	sluice_engine_tick(engine, sluice_now_ns());
-	return r;
 }

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "perf/figures.h"
 #include "perf/metrics.h"
 #include "perf/report.h"
 
@@ -60,16 +61,33 @@ static void print_metric(
 		fprintf(out, "   %+.1f %%\n", (b.median / a.median - 1) * 100);
 }
 
-void perf_compare_print(const json_t *a, const json_t *b, FILE *out)
+static void print_metrics(const json_t *runs_a, const json_t *runs_b, const char *name, FILE *out)
 {
-	const json_t *runs_a = json_object_get(a, "runs"), *runs_b = json_object_get(b, "runs");
-
-	print_differences(a, b, "config", out);
-	print_differences(a, b, "host", out);
-	fprintf(out, "%-30s %12s %12s %12s | %12s %12s %12s\n", "", "A median", "min", "max",
+	fprintf(out, "%-30s %12s %12s %12s | %12s %12s %12s\n", name, "A median", "min", "max",
 		"B median", "min", "max");
 	for (const struct perf_metric *metric = perf_metrics; metric->key != NULL; metric++)
 		print_metric(metric, runs_a, runs_b, out);
+}
+
+void perf_compare_print(const json_t *a, const json_t *b, FILE *out)
+{
+	const json_t *runs_a = json_object_get(a, "runs"), *runs_b = json_object_get(b, "runs");
+	json_t *variants = json_object_get(a, "variants"), *unused;
+	const char *name;
+
+	print_differences(a, b, "config", out);
+	print_differences(a, b, "host", out);
+	if (json_object_size(variants) < 2)
+		print_metrics(runs_a, runs_b, "", out);
+	else
+		json_object_foreach (variants, name, unused) {
+			json_t *of_a = perf_runs_of(runs_a, name),
+			       *of_b = perf_runs_of(runs_b, name);
+
+			print_metrics(of_a, of_b, name, out);
+			json_decref(of_a);
+			json_decref(of_b);
+		}
 	fprintf(out, "%zu and %zu runs; a difference is named only where the ranges are apart\n",
 		json_array_size(runs_a), json_array_size(runs_b));
 }

@@ -6,6 +6,8 @@
 
 #define S 1000000000ull
 
+static const char *const program_names[] = {"migration", "plain", "iperf3", NULL};
+
 #define ROW(type_, name_, field_, default_, min_, max_, help_)                        \
 	{                                                                             \
 		.name = (name_), .type = SLUICE_PARAM_##type_,                        \
@@ -18,6 +20,14 @@
 /* An empty text means: the program's own default, so that this table does not repeat it. */
 const struct sluice_param perf_config_params[] = {
 	TEXT("name", name, "unnamed", "what the result is called"),
+	{.name = "program",
+		.type = SLUICE_PARAM_CHOICE,
+		SLUICE_FIELD(struct perf_config, program),
+		.default_text = "migration",
+		.choices = program_names,
+		.help = "what is measured; plain: send() and recv() between memory like the "
+			"guest's, iperf3: that program, both with `ram` bytes over `lanes` "
+			"connections"},
 
 	ROW(SIZE, "ram", ram_bytes, "1G", 4ull << 20, 1ull << 44, "guest memory"),
 	ROW(UINT, "vcpus", vcpus, "2", 1, 64, "virtual processors of the guest"),

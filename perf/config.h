@@ -15,8 +15,16 @@
 #define PERF_WORD_MAX 64
 #define PERF_TEXT_MAX 512
 
+/* What a run is. */
+enum perf_program {
+	PERF_PROGRAM_MIGRATION, /* a guest goes from one VMM to another */
+	PERF_PROGRAM_PLAIN, /* plain.h */
+	PERF_PROGRAM_IPERF3, /* iperf.h */
+};
+
 struct perf_config {
 	char name[PERF_WORD_MAX];
+	int program; /* enum perf_program */
 
 	/* The guest; passed on to refvm, which checks them. */
 	uint64_t ram_bytes;

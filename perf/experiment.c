@@ -7,16 +7,23 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/params.h"
 #include "perf/experiment.h"
+#include "perf/figures.h"
+#include "perf/iperf.h"
 #include "perf/metrics.h"
 #include "perf/migration.h"
+#include "perf/plain.h"
 
 struct experiment {
-	const struct perf_config *config;
+	const struct perf_plan *plan;
+	const struct perf_variant *variant; /* whose turn it is */
+	const struct perf_config *config; /* of that variant */
 	struct perf_progress progress;
 	char dir[128]; /* sockets and logs */
 	unsigned int nodes; /* started so far: each gets a number of its own */
-	uint64_t guest; /* warm-ups included */
+	uint64_t guest; /* started so far: names what its VMMs share */
+	uint64_t round; /* warm-ups included */
 	json_t *runs; /* counted ones; borrowed from the result */
 };
 
@@ -61,25 +68,36 @@ static void remove_folder(const char *dir)
 
 static bool counts(const struct experiment *x)
 {
-	return x->guest >= x->config->warmup;
+	return x->round >= x->plan->base.warmup;
 }
 
 static void name_run(struct experiment *x, uint64_t hop)
 {
-	const struct perf_config *config = x->config;
-	char *prefix = x->progress.prefix;
-	size_t bytes = sizeof(x->progress.prefix);
-	int n;
+	const struct perf_config *base = &x->plan->base;
+	char turn[32] = "warm-up", hops[64] = "";
 
 	if (counts(x))
-		n = snprintf(prefix, bytes, "run %llu of %llu",
-			(unsigned long long)(x->guest - config->warmup + 1),
-			(unsigned long long)config->repeats);
-	else
-		n = snprintf(prefix, bytes, "warm-up");
-	if (config->hops > 1 && n > 0 && (size_t)n < bytes)
-		snprintf(prefix + n, bytes - (size_t)n, ", hop %llu of %llu",
-			(unsigned long long)hop + 1, (unsigned long long)config->hops);
+		snprintf(turn, sizeof(turn), "run %llu of %llu",
+			(unsigned long long)(x->round - base->warmup + 1),
+			(unsigned long long)base->repeats);
+	if (x->config->hops > 1)
+		snprintf(hops, sizeof(hops), ", hop %llu of %llu", (unsigned long long)hop + 1,
+			(unsigned long long)x->config->hops);
+	snprintf(x->progress.prefix, sizeof(x->progress.prefix), "%s%s%.30s%s", turn,
+		x->plan->has_variants ? ", " : "", x->plan->has_variants ? x->variant->name : "",
+		hops);
+}
+
+/* The two sides' CPU time for what they moved, whatever program did it. */
+static void put_cpu_per_gib(json_t *run)
+{
+	double cpu_s = json_number_value(json_object_get(run, "cpu_s_source")) +
+		       json_number_value(json_object_get(run, "cpu_s_target"));
+	double bytes = json_number_value(json_object_get(run, "bytes_placed"));
+
+	if (cpu_s > 0 && bytes > 0)
+		json_object_set_new(
+			run, "cpu_s_per_gib", json_real(cpu_s / (bytes / (double)(1ull << 30))));
 }
 
 static void keep_run(struct experiment *x, json_t *run, uint64_t hop)
@@ -88,7 +106,10 @@ static void keep_run(struct experiment *x, json_t *run, uint64_t hop)
 		json_decref(run);
 		return;
 	}
-	json_object_set_new(run, "guest", json_integer((json_int_t)(x->guest - x->config->warmup)));
+	put_cpu_per_gib(run);
+	json_object_set_new(run, "variant", json_string(x->variant->name));
+	json_object_set_new(
+		run, "round", json_integer((json_int_t)(x->round - x->plan->base.warmup)));
 	json_object_set_new(run, "hop", json_integer((json_int_t)hop));
 	json_array_append_new(x->runs, run);
 }
@@ -151,13 +172,93 @@ static int run_guest(struct experiment *x, struct sluice_error *err)
 		r = run_hop(x, node, hop, err);
 	perf_node_end(&node[1]);
 	perf_node_end(&node[0]);
+	x->guest++;
 	return r;
 }
 
-int perf_experiment_run(const struct perf_config *config,
-	const struct perf_experiment_options *options, json_t *result, struct sluice_error *err)
+/* A program that sluice is compared with. */
+static int run_peer(struct experiment *x, struct sluice_error *err)
 {
-	struct experiment x = {.config = config, .runs = json_array()};
+	json_t *run = NULL;
+	int r;
+
+	name_run(x, 0);
+	if (x->config->program == PERF_PROGRAM_PLAIN)
+		r = perf_plain_run(x->config, &run, err);
+	else
+		r = perf_iperf_run(x->config, x->dir, &run, err);
+	if (r < 0)
+		run = json_pack("{s:s, s:s}", "status", "failed", "error", err->text);
+	perf_progress_say(&x->progress, "%s: %s, %.0f ms", x->progress.prefix,
+		json_string_value(json_object_get(run, "status")),
+		json_number_value(json_object_get(run, "total_ms")));
+	keep_run(x, run, 0);
+	return r;
+}
+
+static int run_one(struct experiment *x, struct sluice_error *err)
+{
+	return x->config->program == PERF_PROGRAM_MIGRATION ? run_guest(x, err) : run_peer(x, err);
+}
+
+/* Every variant once; another one begins each time, so that none always follows the same one. */
+static int run_round(struct experiment *x, struct sluice_error *err)
+{
+	size_t count = x->plan->variant_count;
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < count; i++) {
+		x->variant = &x->plan->variant[(i + x->round) % count];
+		x->config = &x->variant->config;
+		r = run_one(x, err);
+	}
+	return r;
+}
+
+/* What a variant sets differently from the base. */
+static json_t *changes_json(const struct perf_plan *plan, const struct perf_variant *variant)
+{
+	json_t *base = sluice_params_json(perf_config_params, &plan->base);
+	json_t *changes = sluice_params_json(perf_config_params, &variant->config), *value;
+	const char *key;
+	void *next;
+
+	json_object_foreach_safe (changes, next, key, value) {
+		if (json_equal(value, json_object_get(base, key)))
+			json_object_del(changes, key);
+	}
+	json_decref(base);
+	return changes;
+}
+
+static void summarize(const struct experiment *x, json_t *result)
+{
+	const struct perf_plan *plan = x->plan;
+	json_t *summary = json_object(), *variants = json_object();
+
+	for (size_t i = 0; i < plan->variant_count; i++) {
+		const struct perf_variant *variant = &plan->variant[i];
+		json_t *runs = perf_runs_of(x->runs, variant->name);
+		json_t *metrics = perf_metrics_summary(runs);
+
+		if (!plan->has_variants)
+			json_object_update(summary, metrics);
+		json_object_set_new(variants, variant->name,
+			json_pack("{s:o, s:o}", "config", changes_json(plan, variant), "summary",
+				metrics));
+		json_decref(runs);
+	}
+	for (size_t i = 0; i < plan->figure_count; i++)
+		json_object_set_new(summary, plan->figure[i].name,
+			perf_figure_json(plan, &plan->figure[i], x->runs));
+	json_object_set_new(result, "variants", variants);
+	json_object_set_new(result, "summary", summary);
+}
+
+int perf_experiment_run(const struct perf_plan *plan, const struct perf_experiment_options *options,
+	json_t *result, struct sluice_error *err)
+{
+	struct experiment x = {.plan = plan, .runs = json_array()};
 	int r;
 
 	json_object_set_new(result, "runs", x.runs);
@@ -165,9 +266,9 @@ int perf_experiment_run(const struct perf_config *config,
 	r = make_folder(&x, err);
 	if (r < 0)
 		return r;
-	for (x.guest = 0; r == 0 && x.guest < config->warmup + config->repeats; x.guest++)
-		r = run_guest(&x, err);
-	json_object_set_new(result, "summary", perf_metrics_summary(x.runs));
+	for (x.round = 0; r == 0 && x.round < plan->base.warmup + plan->base.repeats; x.round++)
+		r = run_round(&x, err);
+	summarize(&x, result);
 	if (r < 0 || options->keep_logs)
 		perf_progress_say(&x.progress, "logs are kept in %s", x.dir);
 	else

@@ -152,10 +152,12 @@ static json_t *describe_series(
 	const struct perf_series *series, const struct perf_guest_span *span, uint64_t end_ns)
 {
 	uint64_t begin_ns = span->start_ns - span->before_ns;
+	double before = perf_series_rate(series, begin_ns, span->start_ns);
+	/* Until it stops: the pause is the downtime, and has a figure of its own. */
+	double during = perf_series_rate(series, span->start_ns, span->stopped_ns);
 
-	return json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "before",
-		perf_series_rate(series, begin_ns, span->start_ns), "during",
-		perf_series_rate(series, span->start_ns, span->running_ns), "after",
+	return json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "before", before,
+		"during", during, "during_ratio", before > 0 ? during / before : 0, "after",
 		perf_series_rate(series, span->running_ns, end_ns), "bin_ms",
 		(double)BIN_NS / (double)SLUICE_NS_PER_MS, "first_bin_ms",
 		ms_after(span->start_ns, begin_ns), "stopped_ms",

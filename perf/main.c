@@ -19,16 +19,18 @@
 #include "perf/config.h"
 #include "perf/experiment.h"
 #include "perf/host.h"
+#include "perf/plan.h"
 #include "perf/report.h"
 
 #define EXIT_USAGE 2
 
-enum { OPTION_OUT = 256, OPTION_SET, OPTION_KEEP, OPTION_QUIET };
+enum { OPTION_OUT = 256, OPTION_SET, OPTION_KEEP, OPTION_QUICK, OPTION_QUIET };
 
 static const struct option long_options[] = {
 	{"out", required_argument, NULL, OPTION_OUT},
 	{"set", required_argument, NULL, OPTION_SET},
 	{"keep-logs", no_argument, NULL, OPTION_KEEP},
+	{"quick", no_argument, NULL, OPTION_QUICK},
 	{"quiet", no_argument, NULL, OPTION_QUIET},
 	{"help", no_argument, NULL, 'h'},
 	{"version", no_argument, NULL, 'V'},
@@ -38,7 +40,7 @@ static const struct option long_options[] = {
 static void print_usage(FILE *out)
 {
 	fputs("usage: sluice-perf run CONFIG.yaml --out FILE.json [--set NAME=VALUE]...\n"
-	      "                      [--keep-logs] [--quiet]\n"
+	      "                      [--quick] [--keep-logs] [--quiet]\n"
 	      "       sluice-perf report FILE.json\n"
 	      "       sluice-perf compare A.json B.json\n"
 	      "       sluice-perf --help | --version\n"
@@ -56,6 +58,16 @@ static void print_help(void)
 	print_usage(stdout);
 	fputs("\nNames in CONFIG.yaml and for --set, with their defaults:\n", stdout);
 	sluice_params_help(perf_config_params, stdout);
+	fputs("\nSections of CONFIG.yaml:\n"
+	      "  variants: {A: {NAME: VALUE}, ...}  take turns in each round; another one begins "
+	      "each time\n"
+	      "  figures: {KEY: {...}, ...}         keys of the summary, made of:\n",
+		stdout);
+	sluice_params_help(perf_figure_params, stdout);
+	fputs("  quick: {NAME: VALUE, A: {...}}     what --quick changes, for all or for one "
+	      "variant\n"
+	      "\n--set VARIANT.NAME=VALUE changes one variant. repeats and warmup count rounds.\n",
+		stdout);
 }
 
 static int print_error(const struct sluice_error *err)
@@ -83,21 +95,9 @@ static void catch_signals(void)
 struct run_options {
 	const char *config_path, *out_path;
 	const char **sets;
-	size_t set_count;
+	struct perf_plan_options plan;
 	struct perf_experiment_options experiment;
 };
-
-static int load_config(
-	const struct run_options *options, struct perf_config *config, struct sluice_error *err)
-{
-	int r;
-
-	sluice_params_defaults(perf_config_params, config);
-	r = sluice_params_load_yaml(perf_config_params, config, options->config_path, err);
-	for (size_t i = 0; r == 0 && i < options->set_count; i++)
-		r = sluice_params_assign(perf_config_params, config, options->sets[i], err);
-	return r;
-}
 
 static json_t *command_line_json(int argc, char **argv)
 {
@@ -117,19 +117,19 @@ static int write_result(json_t *result, const char *path, struct sluice_error *e
 
 static int command_run(const struct run_options *options, int argc, char **argv)
 {
-	struct perf_config config;
 	struct sluice_error err = {0};
+	struct perf_plan *plan;
 	json_t *result;
 	bool passed;
 
-	if (load_config(options, &config, &err) < 0)
+	if (perf_plan_load(options->config_path, &options->plan, &plan, &err) < 0)
 		return print_error(&err);
 	result = json_pack("{s:s, s:s, s:o, s:o, s:o, s:s, s:o}", "format", PERF_RESULT_FORMAT,
 		"status", "failed", "date", perf_date_json(), "command",
 		command_line_json(argc, argv), "host", perf_host_json(), "commit", perf_commit(),
-		"config", sluice_params_json(perf_config_params, &config));
+		"config", sluice_params_json(perf_config_params, &plan->base));
 	catch_signals();
-	passed = perf_experiment_run(&config, &options->experiment, result, &err) == 0;
+	passed = perf_experiment_run(plan, &options->experiment, result, &err) == 0;
 	json_object_set_new(result, "status", json_string(passed ? "completed" : "failed"));
 	if (!passed) {
 		json_object_set_new(result, "error", json_string(err.text));
@@ -140,6 +140,7 @@ static int command_run(const struct run_options *options, int argc, char **argv)
 	if (json_array_size(json_object_get(result, "runs")) > 0 && !options->experiment.quiet)
 		perf_report_print(result, stdout);
 	json_decref(result);
+	free(plan);
 	return passed ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
@@ -183,10 +184,13 @@ static int parse_options(int argc, char **argv, struct run_options *options)
 			options->out_path = optarg;
 			break;
 		case OPTION_SET:
-			options->sets[options->set_count++] = optarg;
+			options->sets[options->plan.set_count++] = optarg;
 			break;
 		case OPTION_KEEP:
 			options->experiment.keep_logs = true;
+			break;
+		case OPTION_QUICK:
+			options->plan.quick = true;
 			break;
 		case OPTION_QUIET:
 			options->experiment.quiet = true;
@@ -229,6 +233,7 @@ int main(int argc, char **argv)
 
 	if (options.sets == NULL)
 		return EXIT_FAILURE;
+	options.plan.sets = options.sets;
 	status = parse_options(argc, argv, &options);
 	if (status < 0)
 		status = dispatch(argc, argv, &options);

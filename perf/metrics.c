@@ -13,6 +13,8 @@ const struct perf_metric perf_metrics[] = {
 	{"total_ms",                       "total",       "ms",    1,    1},
 	{"downtime_ms",                    "downtime",    "ms",    1,    2},
 	{"predicted_downtime_ms",          "predicted",   "ms",    1,    2},
+	{"predict_error",                  "off by",      "%",     100,  1},
+	{"downtime_over_40ms",             "downtime over 40 ms", "", 1, 0},
 	{"bytes_placed",                   "placed",      "MB",    1e-6, 1},
 	{"placed_bytes_per_s",             "rate",        "MB/s",  1e-6, 0},
 	{"pages_sent",                     "sent",        "pages", 1,    0},
@@ -22,14 +24,24 @@ const struct perf_metric perf_metrics[] = {
 	{"guest_ops_per_s.before",         "ops before",  "/s",    1,    0},
 	{"guest_ops_per_s.during",         "ops during",  "/s",    1,    0},
 	{"guest_ops_per_s.after",          "ops after",   "/s",    1,    0},
+	{"guest_ops_per_s.during_ratio",   "ops, during to before", "", 1, 3},
 	{"inflight_bytes_peak",            "in flight, peak", "MB", 1e-6, 2},
 	{"pin_ms",                         "pinning",     "ms",    1,    2},
 	{"pages_pinned_during_migration",  "pinned during migration", "pages", 1, 0},
+	{"cpu_s_per_gib",                  "CPU, both, per GiB", "s", 1, 3},
 	{"cpu_s_source",                   "CPU, source engine", "s", 1, 3},
 	{"cpu_s_target",                   "CPU, target engine", "s", 1, 3},
 	{NULL, NULL, NULL, 0, 0},
 };
 /* clang-format on */
+
+const struct perf_metric *perf_metric_find(const char *key)
+{
+	for (const struct perf_metric *metric = perf_metrics; metric->key != NULL; metric++)
+		if (strcmp(metric->key, key) == 0)
+			return metric;
+	return NULL;
+}
 
 bool perf_metric_value(const struct perf_metric *metric, const json_t *run, double *ret_value)
 {
@@ -77,6 +89,12 @@ struct perf_range perf_metric_range(const struct perf_metric *metric, const json
 	return range;
 }
 
+json_t *perf_range_json(const struct perf_range *range)
+{
+	return json_pack("{s:f, s:f, s:f, s:I}", "median", range->median, "min", range->min, "max",
+		range->max, "count", (json_int_t)range->count);
+}
+
 json_t *perf_metrics_summary(const json_t *runs)
 {
 	json_t *summary = json_object();
@@ -86,9 +104,7 @@ json_t *perf_metrics_summary(const json_t *runs)
 
 		if (range.count == 0)
 			continue;
-		json_object_set_new(summary, metric->key,
-			json_pack("{s:f, s:f, s:f, s:I}", "median", range.median, "min", range.min,
-				"max", range.max, "count", (json_int_t)range.count));
+		json_object_set_new(summary, metric->key, perf_range_json(&range));
 	}
 	return summary;
 }

@@ -23,10 +23,15 @@ struct perf_metric {
 /* Ends with a NULL key. */
 extern const struct perf_metric perf_metrics[];
 
+/* NULL when there is none of that key. */
+const struct perf_metric *perf_metric_find(const char *key);
+
 /* The metric's value in a run; false when the run has none (null or absent). */
 bool perf_metric_value(const struct perf_metric *metric, const json_t *run, double *ret_value);
 /* Over all runs of the array that completed. */
 struct perf_range perf_metric_range(const struct perf_metric *metric, const json_t *runs);
+/* {median, min, max, count}. A new reference. */
+json_t *perf_range_json(const struct perf_range *range);
 /* {key: {median, min, max, count}} for all metrics that any run has. A new reference. */
 json_t *perf_metrics_summary(const json_t *runs);
 

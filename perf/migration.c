@@ -185,6 +185,17 @@ static void put_cpu(struct migration *m)
 	put_real(m, "cpu_s_target", target_s - m->cpu_s[1]);
 }
 
+/* How far the prediction was off, as a share of what came. */
+static void put_predict_error(struct migration *m)
+{
+	const json_t *predicted = json_object_get(m->run, "predicted_downtime_ms");
+	double real_ms = json_number_value(json_object_get(m->run, "downtime_ms"));
+	double off_ms = json_number_value(predicted) - real_ms;
+
+	if (json_is_number(predicted) && real_ms > 0)
+		put_real(m, "predict_error", (off_ms < 0 ? -off_ms : off_ms) / real_ms);
+}
+
 static int put_times(struct migration *m, struct sluice_error *err)
 {
 	struct perf_guest_span *span = &m->span;
@@ -202,6 +213,9 @@ static int put_times(struct migration *m, struct sluice_error *err)
 	put_real(m, "downtime_ms", ms_between(span->stopped_ns, span->running_ns));
 	put_real(m, "precopy_ms", ms_between(span->start_ns, span->stopped_ns));
 	put_from(m, "predicted_downtime_ms", m->migrate, "expected-downtime-us", 1e-3);
+	put_real(m, "downtime_over_40ms",
+		json_number_value(json_object_get(m->run, "downtime_ms")) > 40 ? 1 : 0);
+	put_predict_error(m);
 	put_from(m, "engine_total_ms", m->migrate, "total-time", 1);
 	put_from(m, "engine_downtime_ms", m->migrate, "downtime-us", 1e-3);
 	return 0;

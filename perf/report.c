@@ -6,6 +6,7 @@
 
 #include "base/params.h"
 #include "perf/config.h"
+#include "perf/figures.h"
 #include "perf/metrics.h"
 #include "perf/report.h"
 
@@ -254,12 +255,90 @@ static void print_bins(const json_t *ops, FILE *out)
 	fputc('\n', out);
 }
 
+static void print_figure(const char *name, const json_t *figure, FILE *out)
+{
+	bool least = json_is_number(json_object_get(figure, "at-least"));
+	const json_t *target = json_object_get(figure, least ? "at-least" : "at-most");
+	const json_t *skipped = json_object_get(figure, "skipped");
+
+	fprintf(out, "%-*s", LABEL_WIDTH, name);
+	if (json_is_number(json_object_get(figure, "median")))
+		fprintf(out, " %*.4g %*.4g %*.4g", COLUMN_WIDTH,
+			json_number_value(json_object_get(figure, "median")), COLUMN_WIDTH,
+			json_number_value(json_object_get(figure, "min")), COLUMN_WIDTH,
+			json_number_value(json_object_get(figure, "max")));
+	if (target != NULL)
+		fprintf(out, " | at %s %g: %s", least ? "least" : "most", json_number_value(target),
+			json_is_true(json_object_get(figure, "met")) ? "met" : "missed");
+	if (skipped != NULL)
+		fprintf(out, " | skipped: %s", json_string_value(skipped));
+	fputc('\n', out);
+}
+
+/* What has terms is a figure; the rest of a summary are metrics, which have their own table. */
+static void print_figures(const json_t *result, FILE *out)
+{
+	json_t *summary = json_object_get(result, "summary"), *figure;
+	const char *name;
+	bool any = false;
+
+	json_object_foreach (summary, name, figure) {
+		if (json_object_get(figure, "terms") == NULL)
+			continue;
+		if (!any)
+			fprintf(out, "%-*s %*s %*s %*s\n", LABEL_WIDTH, "figures", COLUMN_WIDTH,
+				"median", COLUMN_WIDTH, "min", COLUMN_WIDTH, "max");
+		any = true;
+		print_figure(name, figure, out);
+	}
+	if (any)
+		fputc('\n', out);
+}
+
+/* A row per metric, a column per variant. */
+static void print_variant_medians(const json_t *result, const json_t *runs, FILE *out)
+{
+	json_t *variants = json_object_get(result, "variants"), *unused;
+	const char *name;
+
+	fprintf(out, "%-*s", LABEL_WIDTH, "medians");
+	json_object_foreach (variants, name, unused)
+		fprintf(out, " %*.*s", COLUMN_WIDTH, COLUMN_WIDTH, name);
+	fputc('\n', out);
+	for (const struct perf_metric *metric = perf_metrics; metric->key != NULL; metric++) {
+		char label[LABEL_WIDTH + 1];
+
+		if (perf_metric_range(metric, runs).count == 0)
+			continue;
+		snprintf(label, sizeof(label), "%s%s%s", metric->label,
+			metric->unit[0] != '\0' ? ", " : "", metric->unit);
+		fprintf(out, "%-*s", LABEL_WIDTH, label);
+		json_object_foreach (variants, name, unused) {
+			json_t *own = perf_runs_of(runs, name);
+			struct perf_range range = perf_metric_range(metric, own);
+
+			json_decref(own);
+			if (range.count > 0)
+				print_number(metric, range.median, out);
+			else
+				fprintf(out, " %*s", COLUMN_WIDTH, "-");
+		}
+		fputc('\n', out);
+	}
+}
+
 void perf_report_print(const json_t *result, FILE *out)
 {
 	const json_t *runs = json_object_get(result, "runs");
 	const json_t *last = json_array_get(runs, json_array_size(runs) - 1);
 
 	print_heading(result, out);
+	print_figures(result, out);
+	if (json_object_size(json_object_get(result, "variants")) > 1) {
+		print_variant_medians(result, runs, out);
+		print_errors(runs, out);
+		return;
+	}
 	print_table_heading(runs, out);
 	print_statuses(runs, out);
 	for (const struct perf_metric *metric = perf_metrics; metric->key != NULL; metric++)

@@ -11,7 +11,6 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -118,17 +117,6 @@ int sluice_server_create(const struct sluice_server_opts *opts, struct sluice_se
 	return 0;
 }
 
-/* Only if it is still ours: another engine may have taken the path over. */
-static void remove_socket_file(const struct sluice_server *server)
-{
-	struct stat st;
-
-	if (server->path == NULL || lstat(server->path, &st) < 0)
-		return;
-	if (st.st_dev == server->path_dev && st.st_ino == server->path_ino)
-		unlink(server->path);
-}
-
 void sluice_server_destroy(struct sluice_server *server)
 {
 	if (server == NULL)
@@ -136,12 +124,11 @@ void sluice_server_destroy(struct sluice_server *server)
 	while (!LIST_EMPTY(&server->clients))
 		free_client(LIST_FIRST(&server->clients));
 	sluice_watch_remove(server->listen_watch);
-	remove_socket_file(server);
+	sluice_unix_unlink(&server->file);
 	if (server->listen_fd >= 0)
 		close(server->listen_fd);
 	sluice_timer_remove(server->reap_timer);
 	sluice_timer_remove(server->accept_timer);
-	free(server->path);
 	free(server);
 }
 
@@ -192,16 +179,6 @@ int sluice_server_add_client(
 
 /* ---- listening ---- */
 
-static bool may_connect(int fd)
-{
-	struct ucred peer;
-	socklen_t bytes = sizeof(peer);
-
-	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) < 0)
-		return false;
-	return peer.uid == geteuid() || peer.uid == 0;
-}
-
 static void accept_all(void *ctx, uint64_t now_ns)
 {
 	struct sluice_server *server = ctx;
@@ -211,7 +188,7 @@ static void accept_all(void *ctx, uint64_t now_ns)
 	sluice_watch_events(server->listen_watch, EPOLLIN);
 	for (int i = 0; i < BACKLOG; i++) {
 		fd = accept4(server->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-		if (fd >= 0 && may_connect(fd)) {
+		if (fd >= 0 && sluice_unix_peer_is_ours(fd)) {
 			sluice_server_add_client(server, fd, false, &err);
 			continue;
 		}
@@ -234,53 +211,12 @@ static void on_listen(void *ctx, uint32_t events)
 	accept_all(ctx, sluice_now_ns());
 }
 
-/* Whether the file at @addr is a socket that nobody serves. */
-static bool is_stale(const struct sockaddr_un *addr)
-{
-	struct stat st;
-	bool stale;
-	int fd;
-
-	if (lstat(addr->sun_path, &st) < 0 || !S_ISSOCK(st.st_mode))
-		return false;
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0)
-		return false;
-	stale = connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) < 0 &&
-		errno == ECONNREFUSED;
-	close(fd);
-	return stale;
-}
-
-static int bind_path(int fd, const struct sockaddr_un *addr)
-{
-	const struct sockaddr *address = (const struct sockaddr *)addr;
-
-	/* The file gets the socket's own mode: there is no moment at which others may connect. */
-	if (fchmod(fd, 0600) < 0)
-		return -errno;
-	if (bind(fd, address, sizeof(*addr)) == 0)
-		return 0;
-	if (errno != EADDRINUSE || !is_stale(addr))
-		return -errno;
-	unlink(addr->sun_path);
-	return bind(fd, address, sizeof(*addr)) == 0 ? 0 : -errno;
-}
-
 static int start_listening(struct sluice_server *server, const struct sockaddr_un *addr)
 {
-	struct stat st;
-	int rc = bind_path(server->listen_fd, addr);
+	int rc = sluice_unix_listen(server->listen_fd, addr, BACKLOG, &server->file);
 
 	if (rc < 0)
 		return rc;
-	if (listen(server->listen_fd, BACKLOG) < 0 || lstat(addr->sun_path, &st) < 0)
-		return -errno;
-	server->path = strdup(addr->sun_path);
-	if (server->path == NULL)
-		return -ENOMEM;
-	server->path_dev = st.st_dev;
-	server->path_ino = st.st_ino;
 	return sluice_watch_add(server->opts.loop, server->listen_fd, EPOLLIN, on_listen, server,
 		&server->listen_watch);
 }

@@ -7,9 +7,9 @@
 #define SLUICE_CONTROL_SERVER_INTERNAL_H
 
 #include <sys/queue.h>
-#include <sys/types.h>
 
 #include "base/qmp.h"
+#include "base/unix_socket.h"
 #include "engine/control/server.h"
 
 struct named_fd {
@@ -37,9 +37,7 @@ struct sluice_server {
 	struct sluice_timer *accept_timer; /* accepts again after running out of descriptors */
 	struct sluice_watch *listen_watch;
 	int listen_fd; /* -1: not listening */
-	char *path;
-	dev_t path_dev; /* our socket file: another one at the path is not ours to remove */
-	ino_t path_ino;
+	struct sluice_unix_file file;
 };
 
 /* client.c. Owns @fd, also on failure. */

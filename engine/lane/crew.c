@@ -45,6 +45,7 @@ struct sluice_crew {
 	struct sluice_crew_opts opts;
 	uint32_t worker_count; /* 0 when stepped by hand: workers[0] then only holds the lanes */
 	struct worker *workers;
+	struct sluice_crew_lane *lanes; /* opts.lanes: our copy */
 };
 
 static void relax(void)
@@ -248,10 +249,15 @@ int sluice_crew_create(const struct sluice_crew_opts *opts, struct sluice_crew *
 		return -ENOMEM;
 	crew->opts = *opts;
 	crew->workers = calloc(holders, sizeof(*crew->workers));
-	if (crew->workers == NULL) {
+	crew->lanes = calloc(opts->lane_count + 1, sizeof(*crew->lanes));
+	if (crew->workers == NULL || crew->lanes == NULL) {
+		free(crew->workers);
+		free(crew->lanes);
 		free(crew);
 		return -ENOMEM;
 	}
+	for (uint32_t i = 0; i < opts->lane_count; i++)
+		crew->lanes[i] = opts->lanes[i];
 	for (uint32_t i = 0; i < holders; i++) {
 		crew->workers[i].crew = crew;
 		crew->workers[i].eventfd = -1;
@@ -264,6 +270,7 @@ int sluice_crew_create(const struct sluice_crew_opts *opts, struct sluice_crew *
 	for (uint32_t i = 0; i < opts->workers && r == 0; i++)
 		r = worker_start(crew, i);
 	crew->opts.cores = NULL; /* borrowed: used up by now */
+	crew->opts.lanes = NULL;
 	if (r < 0) {
 		sluice_crew_destroy(crew);
 		return r;
@@ -294,6 +301,7 @@ void sluice_crew_destroy(struct sluice_crew *crew)
 		pthread_cond_destroy(&w->cond);
 	}
 	free(crew->workers);
+	free(crew->lanes);
 	free(crew);
 }
 
@@ -308,11 +316,19 @@ static void publish(struct worker *w)
 		pthread_cond_wait(&w->cond, &w->lock);
 }
 
-int sluice_crew_add(struct sluice_crew *crew, struct sluice_lane *lane)
+struct sluice_crew_lane sluice_crew_lane(const struct sluice_crew *crew, uint32_t lane)
 {
-	struct worker *best = &crew->workers[0];
+	if (lane < crew->opts.lane_count)
+		return crew->lanes[lane];
+	return (struct sluice_crew_lane){.worker = SLUICE_CREW_ANY, .node = -1};
+}
 
-	for (uint32_t i = 1; i < crew->worker_count; i++)
+int sluice_crew_add(struct sluice_crew *crew, struct sluice_lane *lane, uint32_t worker)
+{
+	struct worker *best = &crew->workers[worker == SLUICE_CREW_ANY ? 0 : worker];
+
+	SLUICE_ASSERT(worker == SLUICE_CREW_ANY || worker == 0 || worker < crew->worker_count);
+	for (uint32_t i = 1; i < crew->worker_count && worker == SLUICE_CREW_ANY; i++)
 		if (crew->workers[i].wanted_count < best->wanted_count)
 			best = &crew->workers[i];
 	if (best->wanted_count == SLUICE_CREW_LANES_PER_WORKER_MAX)

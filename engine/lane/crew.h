@@ -21,12 +21,23 @@ struct sluice_lane;
 #define SLUICE_CREW_WORKERS_MAX          64
 #define SLUICE_CREW_LANES_PER_WORKER_MAX 128
 
+/* Where a lane of the session belongs. */
+struct sluice_crew_lane {
+	uint32_t worker; /* or SLUICE_CREW_ANY: the one with the fewest lanes */
+	uint32_t home; /* of the ledger, or SLUICE_HOME_ANY */
+	int node; /* for its memory; -1: the kernel's choice */
+};
+
+#define SLUICE_CREW_ANY UINT32_MAX
+
 struct sluice_crew_opts {
 	uint32_t workers; /* 0: stepped by hand */
 	uint64_t spin_ns; /* busy polling before yielding */
 	uint64_t yield_ns; /* yielding before sleeping */
 	bool busy_poll; /* never sleep */
 	const int *cores; /* core per worker, -1: not bound; NULL: none is bound */
+	const struct sluice_crew_lane *lanes; /* by index in the session; NULL: all anywhere */
+	uint32_t lane_count;
 };
 
 struct sluice_worker_stats {
@@ -41,8 +52,11 @@ int sluice_crew_create(const struct sluice_crew_opts *opts, struct sluice_crew *
 /* All lanes must have been removed. NULL is allowed. */
 void sluice_crew_destroy(struct sluice_crew *crew);
 
-/* Give a lane to the worker with the fewest lanes. -ENOSPC when all are full. */
-int sluice_crew_add(struct sluice_crew *crew, struct sluice_lane *lane);
+/* Where the plan puts a lane of the session; anywhere when there is none. */
+struct sluice_crew_lane sluice_crew_lane(const struct sluice_crew *crew, uint32_t lane);
+/* Give a lane to a worker, or with SLUICE_CREW_ANY to the one with the fewest lanes. -ENOSPC when
+   it is full. */
+int sluice_crew_add(struct sluice_crew *crew, struct sluice_lane *lane, uint32_t worker);
 /* Returns when no worker steps the lane any more. A lane that was never added is fine. */
 void sluice_crew_remove(struct sluice_crew *crew, struct sluice_lane *lane);
 /* There may be work: whoever sleeps looks again. */

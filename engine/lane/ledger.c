@@ -9,6 +9,9 @@
 #include "base/assert.h"
 #include "base/plant.h"
 
+/* So many chunks does one pop take to their home on its way. Bounded: a step stays short. */
+#define MOVES_MAX 16
+
 enum chunk_state { CHUNK_IDLE = 0, CHUNK_QUEUED = 1, CHUNK_OWNED_BY_0 = 2 };
 
 static uint32_t owned_by(uint32_t lane)
@@ -47,13 +50,68 @@ static int chunks_init(struct sluice_ledger *ledger)
 		for (uint32_t c = 0; c < region->chunks; c++)
 			ledger->chunks[region->first_chunk + c].region = r;
 	}
-	for (int heat = 0; heat < SLUICE_LEDGER_HEATS; heat++) {
-		int r = sluice_queue_init(&ledger->queues[heat], ledger->chunk_count);
+	return sluice_ledger_set_homes(ledger, 1, NULL);
+}
 
-		if (r < 0)
-			return r;
+static void homes_free(struct sluice_ledger *ledger)
+{
+	for (uint32_t home = 0; home < ledger->home_count; home++)
+		for (int heat = 0; heat < SLUICE_LEDGER_HEATS; heat++)
+			sluice_queue_fini(&ledger->homes[home].queues[heat]);
+	free(ledger->homes);
+	ledger->homes = NULL;
+	ledger->home_count = 0;
+}
+
+/* The home itself, then ANY, then the others in turn: not every home begins at the same one. */
+static void default_order(uint8_t *order, uint32_t home, uint32_t homes)
+{
+	uint32_t at = 0;
+
+	order[at++] = (uint8_t)home;
+	if (home != SLUICE_HOME_ANY)
+		order[at++] = SLUICE_HOME_ANY;
+	for (uint32_t i = 1; i < homes; i++) {
+		uint32_t other = (home + i) % homes;
+
+		if (other != SLUICE_HOME_ANY)
+			order[at++] = (uint8_t)other;
+	}
+	SLUICE_ASSERT(at == homes);
+}
+
+int sluice_ledger_set_homes(struct sluice_ledger *ledger, uint32_t homes, const uint8_t *order)
+{
+	SLUICE_ASSERT(homes >= 1 && homes <= SLUICE_LEDGER_HOMES_MAX);
+	SLUICE_ASSERT(ledger->outstanding == 0);
+	homes_free(ledger);
+	ledger->homes = aligned_alloc(SLUICE_CACHE_LINE,
+		sluice_align_up(homes * sizeof(*ledger->homes), SLUICE_CACHE_LINE));
+	if (ledger->homes == NULL)
+		return -ENOMEM;
+	memset(ledger->homes, 0, homes * sizeof(*ledger->homes));
+	ledger->home_count = homes;
+	for (uint32_t home = 0; home < homes; home++) {
+		for (int heat = 0; heat < SLUICE_LEDGER_HEATS; heat++) {
+			int r = sluice_queue_init(
+				&ledger->homes[home].queues[heat], ledger->chunk_count);
+
+			if (r < 0)
+				return r;
+		}
+		if (order != NULL)
+			memcpy(ledger->homes[home].order, order + (size_t)home * homes, homes);
+		else
+			default_order(ledger->homes[home].order, home, homes);
+		SLUICE_ASSERT(ledger->homes[home].order[0] == home);
 	}
 	return 0;
+}
+
+void sluice_ledger_set_home(struct sluice_ledger *ledger, uint32_t chunk, uint32_t home)
+{
+	SLUICE_ASSERT(chunk < ledger->chunk_count && home < ledger->home_count);
+	__atomic_store_n(&ledger->chunks[chunk].home, (uint16_t)home, __ATOMIC_RELAXED);
 }
 
 int sluice_ledger_create(
@@ -91,8 +149,7 @@ void sluice_ledger_destroy(struct sluice_ledger *ledger)
 {
 	if (ledger == NULL)
 		return;
-	for (int heat = 0; heat < SLUICE_LEDGER_HEATS; heat++)
-		sluice_queue_fini(&ledger->queues[heat]);
+	homes_free(ledger);
 	for (uint32_t i = 0; i < ledger->region_count; i++) {
 		free(ledger->regions[i].dirty);
 		free(ledger->regions[i].maybe_nonzero);
@@ -118,7 +175,9 @@ static void offer(struct sluice_ledger *ledger, uint32_t chunk)
 	__atomic_fetch_add(&ledger->outstanding, 1, __ATOMIC_SEQ_CST);
 	if (__atomic_compare_exchange_n(
 		    &entry->state, &idle, CHUNK_QUEUED, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
-		sluice_queue_push(&ledger->queues[entry->heat], chunk);
+		sluice_queue_push(
+			&ledger->homes[sluice_ledger_home_of(ledger, chunk)].queues[entry->heat],
+			chunk);
 	else
 		__atomic_fetch_sub(&ledger->outstanding, 1, __ATOMIC_SEQ_CST);
 }
@@ -167,18 +226,43 @@ void sluice_ledger_mark_pages(
 	}
 }
 
-bool sluice_ledger_pop(struct sluice_ledger *ledger, uint32_t lane, uint32_t *ret_chunk)
+/*
+ * The next chunk of one queue. One whose home became known, or changed, after it was queued goes
+ * to the queue of that home instead: it stays QUEUED, and at most one is on the way at a time.
+ */
+static bool pop_from(struct sluice_ledger *ledger, uint32_t queue_home, int heat,
+	uint32_t lane_home, uint32_t *moves, uint32_t *ret_chunk)
 {
-	for (int heat = 0; heat < SLUICE_LEDGER_HEATS; heat++) {
-		uint32_t chunk, old;
+	while (sluice_queue_pop(&ledger->homes[queue_home].queues[heat], ret_chunk)) {
+		uint32_t home = sluice_ledger_home_of(ledger, *ret_chunk);
 
-		if (!sluice_queue_pop(&ledger->queues[heat], &chunk))
-			continue;
-		old = __atomic_exchange_n(
-			&ledger->chunks[chunk].state, owned_by(lane), __ATOMIC_ACQ_REL);
-		SLUICE_ASSERT(old == CHUNK_QUEUED);
-		*ret_chunk = chunk;
-		return true;
+		if (home == queue_home || home == lane_home || *moves == 0)
+			return true;
+		(*moves)--;
+		sluice_queue_push(&ledger->homes[home].queues[heat], *ret_chunk);
+	}
+	return false;
+}
+
+bool sluice_ledger_pop(
+	struct sluice_ledger *ledger, uint32_t lane, uint32_t home, uint32_t *ret_chunk)
+{
+	const uint8_t *order = ledger->homes[home].order;
+	/* To a lane without a home all chunks are equally near. */
+	uint32_t moves = home == SLUICE_HOME_ANY ? 0 : MOVES_MAX;
+
+	for (int heat = 0; heat < SLUICE_LEDGER_HEATS; heat++) {
+		for (uint32_t i = 0; i < ledger->home_count; i++) {
+			uint32_t chunk, old;
+
+			if (!pop_from(ledger, order[i], heat, home, &moves, &chunk))
+				continue;
+			old = __atomic_exchange_n(
+				&ledger->chunks[chunk].state, owned_by(lane), __ATOMIC_ACQ_REL);
+			SLUICE_ASSERT(old == CHUNK_QUEUED);
+			*ret_chunk = chunk;
+			return true;
+		}
 	}
 	return false;
 }

@@ -13,6 +13,17 @@
  * (release). A lane releases a chunk only behind a FLUSH; the chunks of a lost lane stay OWNED by
  * it until the target has fenced that lane, then reclaim releases them.
  *
+ * Queues. Every chunk has a home: the NUMA node that its memory is on, or SLUICE_HOME_ANY while
+ * nobody knows (a machine with one node has no other). There is one queue per home and heat. A
+ * lane looks for work by heat first and by home second:
+ *
+ *   cold:  its own home, ANY, the other homes from near to far      (the last is stealing)
+ *   warm:  the same again, and so on up to the hottest
+ *
+ * Heat comes first because a hot chunk that is sent early is sent twice, which costs wire; a cold
+ * one from another node only costs a longer way through the machine. While a migration still has
+ * cold chunks everywhere (its bulk) each lane stays at home.
+ *
  * Words shared between threads are plain integers accessed with __atomic builtins.
  *
  * Threads: marking and offering is for any thread; pop, take, release and the maybe_nonzero bits
@@ -28,7 +39,9 @@
 #include "base/bits.h"
 #include "engine/lane/queue.h"
 
-#define SLUICE_LEDGER_HEATS 4 /* queues, coldest first */
+#define SLUICE_LEDGER_HEATS     4 /* queues of a home, coldest first */
+#define SLUICE_HOME_ANY         0 /* the home of chunks whose node is not known */
+#define SLUICE_LEDGER_HOMES_MAX 65 /* ANY and 64 nodes */
 
 struct sluice_ledger_region {
 	uint8_t *base; /* the engine's mapping; borrowed */
@@ -42,7 +55,13 @@ struct sluice_ledger_region {
 struct sluice_ledger_chunk {
 	uint32_t state;
 	uint32_t region;
-	uint32_t heat; /* 0: cold. Written by the owner, read by whoever queues the chunk */
+	uint16_t heat; /* 0: cold. Written by the owner, read by whoever queues the chunk */
+	uint16_t home; /* atomic; where it is queued next */
+};
+
+struct sluice_ledger_home {
+	struct sluice_queue queues[SLUICE_LEDGER_HEATS];
+	uint8_t order[SLUICE_LEDGER_HOMES_MAX]; /* homes as its lanes look through them */
 };
 
 struct sluice_ledger {
@@ -50,7 +69,8 @@ struct sluice_ledger {
 	uint32_t region_count;
 	struct sluice_ledger_chunk *chunks;
 	uint32_t chunk_count;
-	struct sluice_queue queues[SLUICE_LEDGER_HEATS];
+	struct sluice_ledger_home *homes;
+	uint32_t home_count; /* 1: only ANY */
 	_Alignas(SLUICE_CACHE_LINE) uint64_t pages_dirty; /* dirty bits set */
 	uint32_t outstanding; /* chunks QUEUED or OWNED; never too small */
 };
@@ -60,10 +80,19 @@ struct sluice_ledger_span {
 	uint64_t len_bytes;
 };
 
-/* All pages clean, all maybe_nonzero set. -ENOMEM. */
+/* All pages clean, all maybe_nonzero set, all chunks at home in ANY. -ENOMEM. */
 int sluice_ledger_create(
 	const struct sluice_ledger_span *spans, uint32_t count, struct sluice_ledger **ret_ledger);
 void sluice_ledger_destroy(struct sluice_ledger *ledger);
+
+/*
+ * Control, before anything is marked: queues for the nodes 1 .. homes - 1. Row h of @order (homes
+ * x homes) says in which order a lane of home h looks for chunks; it begins with h. NULL: h, ANY,
+ * then the others in turn. -ENOMEM.
+ */
+int sluice_ledger_set_homes(struct sluice_ledger *ledger, uint32_t homes, const uint8_t *order);
+/* Any thread: where a chunk's memory is. One that is queued moves when a lane comes across it. */
+void sluice_ledger_set_home(struct sluice_ledger *ledger, uint32_t chunk, uint32_t home);
 
 /* Set dirty bits in one word of a region and offer its chunk. Returns how many were clear. */
 uint32_t sluice_ledger_mark(
@@ -72,8 +101,9 @@ uint32_t sluice_ledger_mark(
 void sluice_ledger_mark_pages(
 	struct sluice_ledger *ledger, uint32_t region, uint64_t first, uint64_t count);
 
-/* The coldest queued chunk, now owned by @lane. */
-bool sluice_ledger_pop(struct sluice_ledger *ledger, uint32_t lane, uint32_t *ret_chunk);
+/* The coldest queued chunk, of those the one nearest to @home; now owned by @lane. */
+bool sluice_ledger_pop(
+	struct sluice_ledger *ledger, uint32_t lane, uint32_t home, uint32_t *ret_chunk);
 /* Owner: move the chunk's dirty bits out, before any of its content is read. Returns pages. */
 uint32_t sluice_ledger_take(
 	struct sluice_ledger *ledger, uint32_t chunk, uint64_t ret_bits[SLUICE_CHUNK_WORDS]);
@@ -89,6 +119,11 @@ static inline struct sluice_ledger_region *sluice_ledger_region_of(
 	const struct sluice_ledger *ledger, uint32_t chunk)
 {
 	return &ledger->regions[ledger->chunks[chunk].region];
+}
+
+static inline uint32_t sluice_ledger_home_of(const struct sluice_ledger *ledger, uint32_t chunk)
+{
+	return __atomic_load_n(&ledger->chunks[chunk].home, __ATOMIC_RELAXED);
 }
 
 /* Bytes from the region's start to the chunk's. */

@@ -91,6 +91,11 @@ static int check_file(const struct sluice_region_opts *opts, struct stat *ret_st
 			"memfd, a hugetlb memfd or a file in /dev/shm; back guest memory with "
 			"share=on",
 			opts->id);
+	/* The engine's own opening of it must not get around what the VMM has not given. */
+	if ((fcntl(opts->fd, F_GETFL) & O_ACCMODE) != O_RDWR)
+		return sluice_fail(err, -EACCES, where,
+			"region \"%s\": the descriptor is not open for reading and writing",
+			opts->id);
 	*ret_page_bytes = (uint64_t)fs.f_bsize;
 	if (!sluice_range_inside(opts->fd_offset, opts->len_bytes, (uint64_t)ret_stat->st_size))
 		return sluice_fail(err, -EINVAL, where,

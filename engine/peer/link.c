@@ -2,147 +2,105 @@
 /* link.c: see link.h. Framing and JSON are the QMP wire's (base/qmp.h): one object per line. */
 #include "engine/peer/link.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/assert.h"
+#include "base/clock.h"
 #include "base/loop.h"
 #include "base/qmp.h"
+#include "base/unix_socket.h"
 #include "engine/peer/messages.h"
+#include "engine/peer/tls.h"
+
+#define CLEAR_AT_TLS                                                                              \
+	"peer links of this engine are encrypted and this one is in clear text; set psk-file at " \
+	"both ends to files with the same key, or security: none at both ends"
+#define TLS_AT_CLEAR                                                                           \
+	"the peer wants an encrypted link and this engine has no key; set psk-file here to a " \
+	"file with the same key, or security: none there"
+
+enum link_state {
+	LINK_CONNECTING, /* waits for the kernel */
+	LINK_GREETING, /* adopted: waits for the first byte, which tells TLS from clear text */
+	LINK_HANDSHAKE,
+	LINK_UP,
+	LINK_DOWN,
+};
 
 struct sluice_link {
 	struct sluice_loop *loop;
 	struct sluice_link_handlers handlers;
+	struct sluice_link_opts opts;
+	struct sluice_peer_address peer; /* to connect to, */
+	uint32_t peer_next; /* and which address is next */
 	struct sluice_wire *wire;
 	struct sluice_watch *watch;
-	bool connecting;
-	bool down;
+	struct sluice_timer *timer; /* the deadline */
+	const struct sluice_tls_module *module;
+	struct sluice_tls *tls;
+	enum link_state state;
+	int error; /* of the last attempt to connect; 0: not known */
+	bool adopted;
+	bool refusing; /* the peer speaks clear text where TLS is wanted */
 	char send_failed[64]; /* why nothing can be sent any more; "" while it can */
 	unsigned int busy; /* inside handlers: freed when it comes back to 0 */
 	bool closed;
 };
 
-struct sluice_link_listener {
-	int fd;
-	int reserve_fd; /* given up for a moment to refuse a peer when descriptors run out */
-	struct sluice_watch *watch;
-	void (*accepted)(void *ctx, int fd);
-	void *ctx;
-};
-
-union address {
-	struct sockaddr any;
-	struct sockaddr_in v4;
-	struct sockaddr_in6 v6;
-};
-
-static bool is_loopback(const union address *a)
+static bool alive(const struct sluice_link *link)
 {
-	if (a->any.sa_family == AF_INET)
-		return (ntohl(a->v4.sin_addr.s_addr) >> 24) == 127;
-	return IN6_IS_ADDR_LOOPBACK(&a->v6.sin6_addr);
+	return !link->closed && link->state != LINK_DOWN;
 }
 
-static int parse_port(const char *text, uint16_t *ret_port)
+static int link_fd(const struct sluice_link *link)
 {
-	char *end;
-	unsigned long port = strtoul(text, &end, 10);
-
-	if (*text < '0' || *text > '9' || *end != '\0' || port > 65535)
-		return -EINVAL;
-	*ret_port = htons((uint16_t)port);
-	return 0;
+	return sluice_wire_fd(link->wire);
 }
 
-static int parse_uri(
-	const char *uri, union address *ret_address, socklen_t *ret_len, struct sluice_error *err)
-{
-	char host[64];
-	const char *colon = strrchr(uri, ':');
-	const char *begin = uri + 4;
-	size_t len;
-	bool v6;
-
-	memset(ret_address, 0, sizeof(*ret_address));
-	if (strncmp(uri, "tcp:", 4) != 0 || colon == NULL || colon < begin)
-		goto out_bad;
-	v6 = *begin == '[' && colon > begin + 1 && colon[-1] == ']';
-	len = (size_t)(colon - begin) - (v6 ? 2 : 0);
-	if (len == 0 || len >= sizeof(host))
-		goto out_bad;
-	memcpy(host, begin + (v6 ? 1 : 0), len);
-	host[len] = '\0';
-	if (v6) {
-		ret_address->v6.sin6_family = AF_INET6;
-		*ret_len = sizeof(ret_address->v6);
-		if (inet_pton(AF_INET6, host, &ret_address->v6.sin6_addr) != 1 ||
-			parse_port(colon + 1, &ret_address->v6.sin6_port) < 0)
-			goto out_bad;
-	} else {
-		ret_address->v4.sin_family = AF_INET;
-		*ret_len = sizeof(ret_address->v4);
-		if (inet_pton(AF_INET, host, &ret_address->v4.sin_addr) != 1 ||
-			parse_port(colon + 1, &ret_address->v4.sin_port) < 0)
-			goto out_bad;
-	}
-	if (!is_loopback(ret_address))
-		return sluice_fail(err, -EPERM, "uri",
-			"\"%s\" is not on this host, and peer links "
-			"are not encrypted yet; use 127.0.0.1 or [::1]",
-			uri);
-	return 0;
-
-out_bad:
-	return sluice_fail(err, -EINVAL, "uri",
-		"\"%s\" is not tcp:HOST:PORT with a numeric host, such as tcp:127.0.0.1:4444 or "
-		"tcp:[::1]:4444",
-		uri);
-}
-
-/* A socket for @uri; a descriptor, or negative. */
-static int open_socket(
-	const char *uri, union address *ret_address, socklen_t *ret_len, struct sluice_error *err)
-{
-	int r = parse_uri(uri, ret_address, ret_len, err);
-	int fd;
-
-	if (r < 0)
-		return r;
-	fd = socket(ret_address->any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	return fd < 0 ? sluice_fail(err, -errno, "peer link", "no socket: %s", strerror(errno))
-		      : fd;
-}
+/* ---- the end ---- */
 
 static void go_down(struct sluice_link *link, const char *why)
 {
-	if (link->down)
+	if (link->state == LINK_DOWN)
 		return;
-	link->down = true;
+	link->state = LINK_DOWN;
 	sluice_watch_remove(link->watch);
 	link->watch = NULL;
+	sluice_timer_set(link->timer, SLUICE_NEVER);
 	link->handlers.down(link->handlers.ctx, why);
+}
+
+static void drop_connection(struct sluice_link *link)
+{
+	sluice_watch_remove(link->watch);
+	link->watch = NULL;
+	if (link->tls != NULL)
+		link->module->destroy(link->tls);
+	link->tls = NULL;
+	sluice_wire_destroy(link->wire);
+	link->wire = NULL;
 }
 
 static void link_free(struct sluice_link *link)
 {
-	sluice_watch_remove(link->watch);
-	sluice_wire_destroy(link->wire);
+	drop_connection(link);
+	sluice_timer_remove(link->timer);
 	free(link);
 }
 
-static void watch_output(struct sluice_link *link, bool wanted)
+static void watch_events(struct sluice_link *link, uint32_t events)
 {
 	if (link->watch != NULL)
-		sluice_watch_events(link->watch, EPOLLIN | (wanted ? EPOLLOUT : 0));
+		sluice_watch_events(link->watch, events);
 }
+
+/* ---- messages ---- */
 
 /*
  * Whoever sends is in the middle of something and must not learn of the end from inside: down()
@@ -152,8 +110,8 @@ static void watch_output(struct sluice_link *link, bool wanted)
 static void fail_sending(struct sluice_link *link, const char *why)
 {
 	snprintf(link->send_failed, sizeof(link->send_failed), "%s", why);
-	shutdown(sluice_wire_fd(link->wire), SHUT_RDWR);
-	watch_output(link, false);
+	shutdown(link_fd(link), SHUT_RDWR);
+	watch_events(link, EPOLLIN);
 }
 
 static void flush(struct sluice_link *link)
@@ -163,52 +121,247 @@ static void flush(struct sluice_link *link)
 	if (r < 0)
 		fail_sending(link, strerror(-r));
 	else
-		watch_output(link, r == 0);
+		watch_events(link, EPOLLIN | (r == 0 ? EPOLLOUT : 0));
 }
 
 static const char *why_it_ended(const struct sluice_link *link, int code, const char *text)
 {
 	if (link->send_failed[0] != '\0')
 		return link->send_failed;
-	return code == -EPIPE ? "the peer closed it" : text;
+	if (code == -EPIPE)
+		return "the peer closed it";
+	return text[0] != '\0' ? text : strerror(-code);
+}
+
+/* Say in clear text why there is no link, for the operator at the other end. */
+static void say_refuse(struct sluice_link *link, const char *why)
+{
+	if (sluice_wire_send(
+		    link->wire, json_pack("{s:s, s:s}", "type", "refuse", "error", why), -1) == 0)
+		sluice_wire_flush(link->wire);
+	shutdown(link_fd(link), SHUT_WR);
+}
+
+static void take_message(struct sluice_link *link, const json_t *message)
+{
+	sluice_timer_set(link->timer, SLUICE_NEVER);
+	if (!link->refusing) {
+		link->handlers.message(link->handlers.ctx, message);
+		return;
+	}
+	say_refuse(link, CLEAR_AT_TLS);
+	go_down(link, CLEAR_AT_TLS);
 }
 
 static void read_messages(struct sluice_link *link)
 {
 	struct sluice_error err = {0};
-	int received = sluice_wire_receive(link->wire, &err);
+	int received;
 
-	while (!link->closed && !link->down) {
-		json_t *message = NULL;
-		int r = sluice_wire_next(link->wire, &message, &err);
+	do {
+		received = sluice_wire_receive(link->wire, &err);
+		while (alive(link)) {
+			json_t *message = NULL;
+			int r = sluice_wire_next(link->wire, &message, &err);
 
-		if (r == 0)
-			break;
-		if (r > 0)
-			r = sluice_peer_check(message, &err);
-		if (r < 0)
-			go_down(link, err.text);
-		else
-			link->handlers.message(link->handlers.ctx, message);
-		json_decref(message);
-	}
-	if (received < 0 && !link->closed)
+			if (r == 0)
+				break;
+			if (r > 0)
+				r = sluice_peer_check(message, &err);
+			if (r < 0)
+				go_down(link, err.text);
+			else
+				take_message(link, message);
+			json_decref(message);
+		}
+		/* The wire stops when its buffer is full. What waits inside TLS then would wake
+		   nobody. */
+	} while (received == 0 && alive(link) && link->tls != NULL &&
+		 link->module->pending(link->tls));
+	if (received < 0 && alive(link))
 		go_down(link, why_it_ended(link, received, err.text));
+}
+
+/* ---- beginning: connection, TLS ---- */
+
+static ssize_t tls_read(void *ctx, void *data, size_t bytes, struct sluice_error *err)
+{
+	struct sluice_link *link = ctx;
+
+	return link->module->read(link->tls, data, bytes, err);
+}
+
+static ssize_t tls_write(void *ctx, const void *data, size_t bytes)
+{
+	struct sluice_link *link = ctx;
+
+	return link->module->write(link->tls, data, bytes);
+}
+
+static void become_up(struct sluice_link *link)
+{
+	link->state = LINK_UP;
+	watch_events(link, EPOLLIN);
+	if (link->adopted)
+		return; /* the deadline goes on until the peer's first message */
+	sluice_timer_set(link->timer, SLUICE_NEVER);
+	link->handlers.up(link->handlers.ctx);
+}
+
+/* The next byte without taking it: 0..255; -1 none yet; -2 the end. */
+static int peek(const struct sluice_link *link)
+{
+	uint8_t byte;
+	ssize_t got = recv(link_fd(link), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+
+	if (got == 1)
+		return byte;
+	return got < 0 && (errno == EAGAIN || errno == EINTR) ? -1 : -2;
+}
+
+static bool begins_tls(int byte)
+{
+	return byte >= SLUICE_TLS_RECORD_FIRST && byte <= SLUICE_TLS_RECORD_LAST;
+}
+
+static void handshake(struct sluice_link *link)
+{
+	struct sluice_error err = {0};
+	uint32_t events = EPOLLIN;
+	int r;
+
+	if (!link->adopted && peek(link) == '{') {
+		go_down(link,
+			"the peer's link is in clear text and this one is encrypted; set psk-file "
+			"there to a file with the same key, or security: none here");
+		return;
+	}
+	r = link->module->handshake(link->tls, &events, &err);
+	if (r < 0)
+		go_down(link, err.text);
+	else if (r == 0)
+		watch_events(link, events);
+	else
+		become_up(link);
+}
+
+static void begin_tls(struct sluice_link *link)
+{
+	struct sluice_tls_opts opts = {.fd = link_fd(link),
+		.role = link->adopted ? SLUICE_TLS_ACCEPTS : SLUICE_TLS_CONNECTS,
+		.psk_file = link->opts.psk_file,
+		.psk_identity = link->opts.psk_identity};
+	struct sluice_wire_stream stream = {.read = tls_read, .write = tls_write, .ctx = link};
+	struct sluice_error err = {0};
+	int r = sluice_tls_load(&link->module, &err);
+
+	if (r == 0)
+		r = link->module->create(&opts, &link->tls, &err);
+	if (r < 0) {
+		go_down(link, err.text);
+		return;
+	}
+	sluice_wire_set_stream(link->wire, &stream);
+	link->state = LINK_HANDSHAKE;
+	handshake(link);
+}
+
+/* What the peer had sent is taken away first: closing would answer it with a reset, which could
+   overtake our words. */
+static void turn_away_tls(struct sluice_link *link)
+{
+	char scratch[4096];
+
+	while (recv(link_fd(link), scratch, sizeof(scratch), MSG_DONTWAIT) > 0)
+		;
+	say_refuse(link, TLS_AT_CLEAR);
+	go_down(link, TLS_AT_CLEAR);
+}
+
+/* An accepted connection says something for the first time. */
+static void greet(struct sluice_link *link)
+{
+	bool tls = link->opts.psk_file != NULL;
+	int byte = peek(link);
+
+	if (byte == -1)
+		return;
+	if (byte == -2 && tls) {
+		go_down(link, "the peer closed it before it had said anything");
+	} else if (tls && begins_tls(byte)) {
+		begin_tls(link);
+	} else if (!tls && begins_tls(byte)) {
+		turn_away_tls(link);
+	} else {
+		link->refusing = tls;
+		become_up(link);
+	}
+}
+
+static void on_ready(void *ctx, uint32_t events);
+
+static int open_connection(struct sluice_link *link, int fd)
+{
+	bool connecting = link->state == LINK_CONNECTING;
+	int one = 1;
+	int r = sluice_wire_create(fd, &link->wire);
+
+	if (r < 0)
+		return r;
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	return sluice_watch_add(
+		link->loop, fd, connecting ? EPOLLOUT : EPOLLIN, on_ready, link, &link->watch);
+}
+
+/* Start with the next address that can be started with. -errno: there is none. */
+static int connect_next(struct sluice_link *link, int r)
+{
+	while (link->peer_next < link->peer.count) {
+		uint32_t i = link->peer_next++;
+		const struct sockaddr *addr = &link->peer.list[i].addr.any;
+		int fd = socket(addr->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+		if (fd < 0)
+			return -errno;
+		if (connect(fd, addr, link->peer.list[i].len) == 0 || errno == EINPROGRESS)
+			return open_connection(link, fd);
+		r = -errno;
+		close(fd);
+	}
+	return r;
+}
+
+static bool is_foreign(const struct sluice_link *link)
+{
+	return link->peer.list[0].addr.any.sa_family == AF_UNIX &&
+	       !sluice_unix_peer_is_ours(link_fd(link));
 }
 
 static void finish_connecting(struct sluice_link *link)
 {
-	int error = 0;
+	int error = 0, r;
 	socklen_t len = sizeof(error);
 
-	getsockopt(sluice_wire_fd(link->wire), SOL_SOCKET, SO_ERROR, &error, &len);
-	link->connecting = false;
+	getsockopt(link_fd(link), SOL_SOCKET, SO_ERROR, &error, &len);
 	if (error != 0) {
-		go_down(link, strerror(error));
-		return;
+		drop_connection(link);
+		r = connect_next(link, -error);
+		link->error = r;
+		if (r < 0)
+			go_down(link, strerror(-r));
+	} else if (is_foreign(link)) {
+		go_down(link, "the process that waits there belongs to another user");
+	} else if (link->opts.psk_file != NULL) {
+		begin_tls(link);
+	} else {
+		become_up(link);
 	}
-	watch_output(link, false);
-	link->handlers.up(link->handlers.ctx);
+}
+
+static void release(struct sluice_link *link)
+{
+	if (--link->busy == 0 && link->closed)
+		link_free(link);
 }
 
 static void on_ready(void *ctx, uint32_t events)
@@ -216,68 +369,102 @@ static void on_ready(void *ctx, uint32_t events)
 	struct sluice_link *link = ctx;
 
 	link->busy++;
-	if (link->connecting)
+	if (link->state == LINK_CONNECTING)
 		finish_connecting(link);
-	if (!link->closed && !link->down && link->send_failed[0] == '\0' && (events & EPOLLOUT))
-		flush(link);
-	if (!link->closed && !link->down && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
-		read_messages(link);
-	if (--link->busy == 0 && link->closed)
-		link_free(link);
+	else if (link->state == LINK_HANDSHAKE)
+		handshake(link);
+	else if (link->state == LINK_GREETING)
+		greet(link);
+	if (alive(link) && link->state == LINK_UP) {
+		if (link->send_failed[0] == '\0' && (events & EPOLLOUT))
+			flush(link);
+		if (events & (EPOLLIN | EPOLLHUP | EPOLLERR))
+			read_messages(link);
+	}
+	release(link);
 }
 
-static int make(struct sluice_loop *loop, int fd, bool connecting,
+static void on_deadline(void *ctx, uint64_t now_ns)
+{
+	struct sluice_link *link = ctx;
+	unsigned int ms = (unsigned int)(link->opts.deadline_ns / SLUICE_NS_PER_MS);
+	char why[128];
+
+	(void)now_ns;
+	link->busy++;
+	snprintf(why, sizeof(why), "the peer did not %s within %u ms",
+		link->state == LINK_CONNECTING  ? "answer"
+		: link->state == LINK_HANDSHAKE ? "finish the TLS handshake"
+						: "say what it wants",
+		ms);
+	go_down(link, why);
+	release(link);
+}
+
+/* ---- life ---- */
+
+static int make(struct sluice_loop *loop, const struct sluice_link_opts *opts,
 	const struct sluice_link_handlers *handlers, struct sluice_link **ret_link)
 {
 	struct sluice_link *link = calloc(1, sizeof(*link));
-	int one = 1;
 	int r;
 
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	if (link == NULL) {
-		close(fd);
+	if (link == NULL)
 		return -ENOMEM;
-	}
 	link->loop = loop;
+	link->opts = *opts;
 	link->handlers = *handlers;
-	link->connecting = connecting;
-	r = sluice_wire_create(fd, &link->wire);
-	if (r == 0)
-		r = sluice_watch_add(
-			loop, fd, connecting ? EPOLLOUT : EPOLLIN, on_ready, link, &link->watch);
+	r = sluice_timer_add(loop, on_deadline, link, &link->timer);
+	if (r < 0) {
+		free(link);
+		return r;
+	}
+	if (opts->deadline_ns != 0)
+		sluice_timer_set(link->timer, sluice_now_ns() + opts->deadline_ns);
+	*ret_link = link;
+	return 0;
+}
+
+int sluice_link_connect(struct sluice_loop *loop, const struct sluice_peer_address *address,
+	const struct sluice_link_opts *opts, const struct sluice_link_handlers *handlers,
+	struct sluice_link **ret_link, struct sluice_error *err)
+{
+	struct sluice_link *link;
+	int r = make(loop, opts, handlers, &link);
+
+	if (r < 0)
+		return sluice_fail(err, r, "peer link", "%s", strerror(-r));
+	link->peer = *address;
+	link->state = LINK_CONNECTING;
+	r = connect_next(link, -EADDRNOTAVAIL);
+	if (r < 0) {
+		link_free(link);
+		return sluice_fail(err, r, "peer link", "%.200s cannot be reached: %s",
+			address->uri, strerror(-r));
+	}
+	*ret_link = link;
+	return 0;
+}
+
+int sluice_link_adopt(struct sluice_loop *loop, int fd, const struct sluice_link_opts *opts,
+	const struct sluice_link_handlers *handlers, struct sluice_link **ret_link)
+{
+	struct sluice_link *link;
+	int r = make(loop, opts, handlers, &link);
+
+	if (r < 0) {
+		close(fd);
+		return r;
+	}
+	link->adopted = true;
+	link->state = LINK_GREETING;
+	r = open_connection(link, fd);
 	if (r < 0) {
 		link_free(link);
 		return r;
 	}
 	*ret_link = link;
 	return 0;
-}
-
-int sluice_link_connect(struct sluice_loop *loop, const char *uri,
-	const struct sluice_link_handlers *handlers, struct sluice_link **ret_link,
-	struct sluice_error *err)
-{
-	union address address;
-	socklen_t len = 0;
-	int fd, r;
-
-	fd = open_socket(uri, &address, &len, err);
-	if (fd < 0)
-		return fd;
-	if (connect(fd, &address.any, len) < 0 && errno != EINPROGRESS) {
-		r = -errno;
-		close(fd);
-		return sluice_fail(
-			err, r, "peer link", "%s cannot be reached: %s", uri, strerror(-r));
-	}
-	r = make(loop, fd, true, handlers, ret_link);
-	return r < 0 ? sluice_fail(err, r, "peer link", "%s", strerror(-r)) : 0;
-}
-
-int sluice_link_adopt(struct sluice_loop *loop, int fd, const struct sluice_link_handlers *handlers,
-	struct sluice_link **ret_link)
-{
-	return make(loop, fd, false, handlers, ret_link);
 }
 
 void sluice_link_set_handlers(struct sluice_link *link, const struct sluice_link_handlers *handlers)
@@ -287,14 +474,19 @@ void sluice_link_set_handlers(struct sluice_link *link, const struct sluice_link
 
 void sluice_link_send(struct sluice_link *link, json_t *message)
 {
-	if (link->down || link->closed || link->send_failed[0] != '\0') {
+	if (link->closed || link->state != LINK_UP || link->send_failed[0] != '\0') {
 		json_decref(message);
 		return;
 	}
 	if (sluice_wire_send(link->wire, message, -1) < 0)
 		fail_sending(link, "the peer does not read");
-	else if (!link->connecting)
+	else
 		flush(link);
+}
+
+int sluice_link_error(const struct sluice_link *link)
+{
+	return link->error != 0 ? link->error : -ECONNRESET;
 }
 
 void sluice_link_close(struct sluice_link *link)
@@ -302,10 +494,12 @@ void sluice_link_close(struct sluice_link *link)
 	if (link == NULL || link->closed)
 		return;
 	link->closed = true;
-	if (!link->down && !link->connecting && link->send_failed[0] == '\0') {
+	if (link->state == LINK_UP && link->send_failed[0] == '\0') {
 		sluice_wire_flush(link->wire);
+		if (link->tls != NULL)
+			link->module->end(link->tls);
 		/* Say that nothing follows, instead of a reset that could overtake it. */
-		shutdown(sluice_wire_fd(link->wire), SHUT_WR);
+		shutdown(link_fd(link), SHUT_WR);
 	}
 	sluice_watch_remove(link->watch);
 	link->watch = NULL;
@@ -313,91 +507,16 @@ void sluice_link_close(struct sluice_link *link)
 		link_free(link);
 }
 
-static void on_accept(void *ctx, uint32_t events)
+const char *sluice_link_identity(const struct sluice_link *link)
 {
-	struct sluice_link_listener *listener = ctx;
-	int fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-
-	(void)events;
-	if (fd >= 0) {
-		listener->accepted(listener->ctx, fd);
-		return;
-	}
-	if (errno != EMFILE && errno != ENFILE)
-		return;
-	/* Left in the queue the peer would wake us again and again. */
-	close(listener->reserve_fd);
-	fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC);
-	if (fd >= 0)
-		close(fd);
-	listener->reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	return link->tls != NULL && link->state == LINK_UP ? link->module->identity(link->tls)
+							   : NULL;
 }
 
-static void format_uri(const union address *a, char uri[SLUICE_URI_BYTES])
+int sluice_link_export(struct sluice_link *link, const void *context, size_t context_bytes,
+	uint8_t *secret, size_t secret_bytes)
 {
-	char host[INET6_ADDRSTRLEN];
-
-	if (a->any.sa_family == AF_INET) {
-		inet_ntop(AF_INET, &a->v4.sin_addr, host, sizeof(host));
-		snprintf(uri, SLUICE_URI_BYTES, "tcp:%s:%u", host, ntohs(a->v4.sin_port));
-	} else {
-		inet_ntop(AF_INET6, &a->v6.sin6_addr, host, sizeof(host));
-		snprintf(uri, SLUICE_URI_BYTES, "tcp:[%s]:%u", host, ntohs(a->v6.sin6_port));
-	}
-}
-
-int sluice_link_listen(struct sluice_loop *loop, const char *uri,
-	void (*accepted)(void *ctx, int fd), void *ctx, char ret_uri[SLUICE_URI_BYTES],
-	struct sluice_link_listener **ret_listener, struct sluice_error *err)
-{
-	struct sluice_link_listener *listener;
-	union address address;
-	socklen_t len = 0;
-	int one = 1;
-	int fd, r;
-
-	fd = open_socket(uri, &address, &len, err);
-	if (fd < 0)
-		return fd;
-	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-	if (bind(fd, &address.any, len) < 0 || listen(fd, 8) < 0 ||
-		getsockname(fd, &address.any, &len) < 0) {
-		r = sluice_fail(
-			err, -errno, "peer link", "cannot wait at %s: %s", uri, strerror(errno));
-		goto out_close;
-	}
-	listener = calloc(1, sizeof(*listener));
-	if (listener == NULL) {
-		r = sluice_fail(err, -ENOMEM, "peer link", "out of memory");
-		goto out_close;
-	}
-	*listener = (struct sluice_link_listener){.fd = fd,
-		.reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC),
-		.accepted = accepted,
-		.ctx = ctx};
-	r = sluice_watch_add(loop, fd, EPOLLIN, on_accept, listener, &listener->watch);
-	if (r < 0) {
-		sluice_fail(err, r, "peer link", "%s", strerror(-r));
-		goto out_free;
-	}
-	format_uri(&address, ret_uri);
-	*ret_listener = listener;
-	return 0;
-
-out_free:
-	close(listener->reserve_fd);
-	free(listener);
-out_close:
-	close(fd);
-	return r;
-}
-
-void sluice_link_unlisten(struct sluice_link_listener *listener)
-{
-	if (listener == NULL)
-		return;
-	sluice_watch_remove(listener->watch);
-	close(listener->reserve_fd);
-	close(listener->fd);
-	free(listener);
+	if (link->tls == NULL || link->state != LINK_UP)
+		return -EOPNOTSUPP;
+	return link->module->export(link->tls, context, context_bytes, secret, secret_bytes);
 }

@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * link.h: the peer link's connection: JSON messages over TCP between two engines.
+ * link.h: the peer link's connection: JSON messages between two engines, over TCP or a UNIX
+ * socket, in the clear or inside TLS (tls.h).
+ *
+ * A link never falls back from TLS to clear text. Two ends that disagree about it tell each other
+ * so, in words for their operators, and part.
  *
  * Threads: the loop's thread. Blocking: never. A handler may close its own link.
  */
@@ -8,16 +12,17 @@
 #define SLUICE_ENGINE_PEER_LINK_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include <jansson.h>
 
 #include <sluice/error.h>
 
+#include "engine/peer/address.h"
+
 struct sluice_link;
 struct sluice_link_listener;
 struct sluice_loop;
-
-#define SLUICE_URI_BYTES 256
 
 struct sluice_link_handlers {
 	void (*up)(void *ctx); /* a connection that was started is made; NULL for adopted ones */
@@ -28,24 +33,44 @@ struct sluice_link_handlers {
 	void *ctx;
 };
 
-/* "tcp:HOST:PORT", numeric host, IPv6 in brackets. Loopback only until peer links are encrypted. */
-int sluice_link_connect(struct sluice_loop *loop, const char *uri,
-	const struct sluice_link_handlers *handlers, struct sluice_link **ret_link,
-	struct sluice_error *err);
-/* Take over an accepted socket. */
-int sluice_link_adopt(struct sluice_loop *loop, int fd, const struct sluice_link_handlers *handlers,
-	struct sluice_link **ret_link);
+/* How a link is protected. */
+struct sluice_link_opts {
+	const char *psk_file; /* TLS with a key from this file; NULL: clear text. Borrowed for the
+				 life of the link */
+	const char *psk_identity; /* whom the connecting end says it is; "": the only one */
+	uint64_t deadline_ns; /* how long connecting and the TLS handshake may take, and an
+				 adopted link's first message; 0: as long as it likes */
+};
+
+/* Tries the addresses of @address one after the other. Messages can be sent from up() on. */
+int sluice_link_connect(struct sluice_loop *loop, const struct sluice_peer_address *address,
+	const struct sluice_link_opts *opts, const struct sluice_link_handlers *handlers,
+	struct sluice_link **ret_link, struct sluice_error *err);
+/* Take over an accepted socket; it is closed on failure too. Messages can be sent once one has
+   arrived. */
+int sluice_link_adopt(struct sluice_loop *loop, int fd, const struct sluice_link_opts *opts,
+	const struct sluice_link_handlers *handlers, struct sluice_link **ret_link);
 /* Other handlers from the next message on. */
 void sluice_link_set_handlers(
 	struct sluice_link *link, const struct sluice_link_handlers *handlers);
-/* Steals @message. A link that is down swallows it. Never calls a handler: a failure is told from
-   the loop. */
+/* Steals @message. A link that is down, or not up yet, swallows it. Never calls a handler: a
+   failure is told from the loop. */
 void sluice_link_send(struct sluice_link *link, json_t *message);
+/* Why it is down, as -errno; -ECONNRESET when nothing else is known. */
+int sluice_link_error(const struct sluice_link *link);
 /* Closes after what was sent has been handed to the kernel. NULL is allowed. */
 void sluice_link_close(struct sluice_link *link);
 
-/* @accepted gets each new socket. @ret_uri: where peers connect, with the real port. */
-int sluice_link_listen(struct sluice_loop *loop, const char *uri,
+/* The identity whose key protects the link; NULL for one in clear text, or not up yet. */
+const char *sluice_link_identity(const struct sluice_link *link);
+/* Secret bytes that only the two ends of this connection know, for @context (RFC 8446, 7.5).
+   -EOPNOTSUPP: the link has no keys to derive them from. */
+int sluice_link_export(struct sluice_link *link, const void *context, size_t context_bytes,
+	uint8_t *secret, size_t secret_bytes);
+
+/* @accepted gets each new socket. @ret_uri: where peers connect, with the real port. A UNIX
+   socket gets mode 0600, and only peers of our user or root are accepted. */
+int sluice_link_listen(struct sluice_loop *loop, const struct sluice_peer_address *address,
 	void (*accepted)(void *ctx, int fd), void *ctx, char ret_uri[SLUICE_URI_BYTES],
 	struct sluice_link_listener **ret_listener, struct sluice_error *err);
 void sluice_link_unlisten(struct sluice_link_listener *listener); /* NULL is allowed */

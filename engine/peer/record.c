@@ -14,7 +14,8 @@
 
 #include "base/assert.h"
 
-#define PATH_BYTES 512
+#define PATH_BYTES       512
+#define RECORD_BYTES_MAX 512
 
 static const char where[] = "session record";
 
@@ -70,45 +71,107 @@ static int write_file(const char *path, const char *text)
 	return r;
 }
 
+/*
+ * The record's text: its length, 0 when there is no record, or negative. Only a plain file of our
+ * own: a link would let somebody else's file decide, and a pipe would never end.
+ */
+static int read_text(const char *path, char text[RECORD_BYTES_MAX])
+{
+	int fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	struct stat st;
+	ssize_t bytes;
+
+	if (fd < 0)
+		return errno == ENOENT ? 0 : -errno;
+	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) ||
+		(st.st_uid != geteuid() && st.st_uid != 0) || st.st_size >= RECORD_BYTES_MAX) {
+		close(fd);
+		return -EINVAL;
+	}
+	bytes = read(fd, text, RECORD_BYTES_MAX);
+	close(fd);
+	return bytes > 0 && bytes < RECORD_BYTES_MAX ? (int)bytes : -EINVAL;
+}
+
+/* What a record says about @session; SLUICE_UNDECIDED when it says nothing that is sure. */
+static enum sluice_decision parse(const char *text, size_t bytes, const char *session)
+{
+	json_t *record = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, NULL);
+	const char *whose = json_string_value(json_object_get(record, "session"));
+	const char *decision = json_string_value(json_object_get(record, "decision"));
+	enum sluice_decision result = SLUICE_UNDECIDED;
+
+	if (whose != NULL && decision != NULL && strcmp(whose, session) == 0) {
+		if (strcmp(decision, sluice_decision_name(SLUICE_COMMITTED)) == 0)
+			result = SLUICE_COMMITTED;
+		else if (strcmp(decision, sluice_decision_name(SLUICE_ABORTED)) == 0)
+			result = SLUICE_ABORTED;
+	}
+	json_decref(record);
+	return result;
+}
+
 int sluice_record_read(const char *dir, enum sluice_record_side side, const char *session,
 	enum sluice_decision *ret_decision, struct sluice_error *err)
 {
-	char path[PATH_BYTES];
-	json_t *record, *decision;
-	json_error_t json_err;
-	int r;
+	enum sluice_decision decision = SLUICE_UNDECIDED;
+	char path[PATH_BYTES], text[RECORD_BYTES_MAX];
+	int r = path_of(dir, side, session, "", path, err);
 
-	r = path_of(dir, side, session, "", path, err);
 	if (r < 0)
 		return r;
-	if (access(path, F_OK) < 0 && errno == ENOENT) {
-		*ret_decision = SLUICE_UNDECIDED;
-		return 0;
-	}
-	record = json_load_file(path, 0, &json_err);
-	decision = json_object_get(record, "decision");
-	r = 0;
-	if (json_is_string(decision) && strcmp(json_string_value(decision), "committed") == 0)
-		*ret_decision = SLUICE_COMMITTED;
-	else if (json_is_string(decision) && strcmp(json_string_value(decision), "aborted") == 0)
-		*ret_decision = SLUICE_ABORTED;
-	else
-		r = sluice_fail(err, -EIO, where,
+	r = read_text(path, text);
+	if (r > 0)
+		decision = parse(text, (size_t)r, session);
+	if (r != 0 && decision == SLUICE_UNDECIDED)
+		return sluice_fail(err, -EIO, where,
 			"%s cannot be read as a session record; look at "
 			"it, and at the other host's, before running the guest anywhere",
 			path);
-	json_decref(record);
-	return r;
+	*ret_decision = decision;
+	return 0;
 }
 
 int sluice_record_prepare(const char *dir, struct sluice_error *err)
 {
-	if ((mkdir(dir, 0700) < 0 && errno != EEXIST) || access(dir, R_OK | W_OK | X_OK) < 0)
+	struct stat st;
+
+	if ((mkdir(dir, 0700) < 0 && errno != EEXIST) || stat(dir, &st) < 0 ||
+		access(dir, R_OK | W_OK | X_OK) < 0)
 		return sluice_fail(err, -errno, where,
 			"the runtime directory %s cannot be used: %s; make it, or choose another "
 			"one with --set runtime-dir=PATH",
 			dir, strerror(errno));
+	if (!S_ISDIR(st.st_mode))
+		return sluice_fail(err, -ENOTDIR, where,
+			"the runtime directory %s is not a directory; choose another one with "
+			"--set runtime-dir=PATH",
+			dir);
+	/* Whoever may write there may decide where a guest runs. */
+	if ((st.st_uid != geteuid() && st.st_uid != 0) || (st.st_mode & S_IWOTH))
+		return sluice_fail(err, -EPERM, where,
+			"the runtime directory %s belongs to another user, or everybody may write "
+			"to it; give the engine one of its own (mode 0700) with --set "
+			"runtime-dir=PATH",
+			dir);
 	return 0;
+}
+
+/* A record stands in the way of ours: so it is that one that holds. */
+static int read_decided(const char *dir, enum sluice_record_side side, const char *session,
+	enum sluice_decision *ret_decision, struct sluice_error *err)
+{
+	enum sluice_decision decision;
+	int r = sluice_record_read(dir, side, session, &decision, err);
+
+	if (r == 0 && decision == SLUICE_UNDECIDED)
+		r = sluice_fail(err, -EIO, where,
+			"the record of session %s vanished while it was read; nobody but engines "
+			"may write to %s",
+			session, dir);
+	if (r == 0)
+		*ret_decision = decision;
+	return r;
 }
 
 int sluice_record_decide(const char *dir, enum sluice_record_side side, const char *session,
@@ -137,7 +200,7 @@ int sluice_record_decide(const char *dir, enum sluice_record_side side, const ch
 		r = -errno;
 		unlink(temporary);
 		if (r == -EEXIST)
-			return sluice_record_read(dir, side, session, ret_decision, err);
+			return read_decided(dir, side, session, ret_decision, err);
 		return sluice_fail(
 			err, r, where, "%s cannot be put in place: %s", path, strerror(-r));
 	}

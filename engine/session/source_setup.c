@@ -4,6 +4,7 @@
  * which pages are dirty at the start. Control thread.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,6 +15,7 @@ void source_say_hello(struct sluice_source *s)
 {
 	json_t *regions = json_array();
 
+	s->hello_said = true;
 	for (uint32_t i = 0; i < s->conf.region_count; i++) {
 		const struct sluice_session_region *r = &s->conf.regions[i];
 
@@ -124,6 +126,17 @@ static int make_outbox(struct sluice_source *s, const json_t *message)
 	return r;
 }
 
+/* The peer says where its lanes wait: not even it may lead memory out of the host unasked. */
+static int check_way(struct sluice_source *s, const char *address)
+{
+	if (s->conf.lanes_may_leave || s->conf.transport->address_is_local(address))
+		return 0;
+	return sluice_fail_scope(&s->error, SLUICE_SCOPE_SESSION, -EPERM, "welcome",
+		"the peer's lanes wait at %.120s, and guest memory would go there in clear text; "
+		"set lane-security: none at both ends if you trust that network",
+		address);
+}
+
 static int open_lanes(struct sluice_source *s, const json_t *message)
 {
 	const json_t *tickets = json_object_get(message, "tickets");
@@ -133,16 +146,12 @@ static int open_lanes(struct sluice_source *s, const json_t *message)
 		return sluice_fail_scope(&s->error, SLUICE_SCOPE_SESSION, -EPROTO, "welcome",
 			"the peer sent %zu tickets for %u lanes", json_array_size(tickets),
 			s->conf.lanes);
+	snprintf(s->rail_address, sizeof(s->rail_address), "%s", text_of(message, "address"));
+	snprintf(s->peer_instance, sizeof(s->peer_instance), "%s", text_of(message, "instance"));
 	for (uint32_t lane = 0; lane < s->conf.lanes; lane++) {
-		struct sluice_ticket ticket;
-		int r;
+		const char *ticket = json_string_value(json_array_get(tickets, lane));
+		int r = source_open_lane(s, lane, ticket, deadline_ns, &s->error);
 
-		if (sluice_unhex(json_string_value(json_array_get(tickets, lane)), ticket.secret,
-			    sizeof(ticket.secret)) != SLUICE_TICKET_BYTES)
-			return sluice_fail_scope(&s->error, SLUICE_SCOPE_SESSION, -EPROTO,
-				"welcome", "the peer sent a ticket that is not hexadecimal");
-		r = sluice_lane_set_open(&s->lanes, lane, &ticket, text_of(message, "address"),
-			deadline_ns, &s->error);
 		if (r < 0)
 			return r;
 	}
@@ -167,6 +176,8 @@ void source_on_welcome(struct sluice_source *s, const json_t *message)
 		r = import_regions(s, message);
 	if (r == 0)
 		r = make_outbox(s, message);
+	if (r == 0)
+		r = check_way(s, text_of(message, "address"));
 	if (r == 0)
 		r = open_lanes(s, message);
 	if (r < 0)

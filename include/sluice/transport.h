@@ -47,7 +47,6 @@ enum sluice_transport_caps {
 	SLUICE_CAP_PEERLESS = 1 << 1, /* no engine at the other end (file) */
 	SLUICE_CAP_REGISTERS_MEMORY = 1 << 2, /* ops must carry the local registration */
 	SLUICE_CAP_ONE_SIDED = 1 << 3, /* lands without the target's CPU */
-	SLUICE_CAP_LOOPBACK_ONLY = 1 << 4, /* refuses addresses outside this host */
 };
 
 /* Memory to register: [addr, addr + len_bytes), page aligned, owned by the caller. */
@@ -149,6 +148,15 @@ struct sluice_conn_stats {
 	uint64_t syscalls_out, syscalls_in; /* or doorbells and completion polls */
 };
 
+/* Connections that asked for a lane of a rail. Written and read by the control thread. */
+struct sluice_rail_stats {
+	uint64_t accepted; /* by the network; the sum of the following and of those under way */
+	uint64_t welcomed; /* became a lane */
+	uint64_t refused_hello; /* malformed, or another version */
+	uint64_t refused_ticket; /* well-formed, but nobody waits for it (any more) */
+	uint64_t refused_deadline; /* too slow, or pushed out by newer ones */
+};
+
 struct sluice_transport {
 	uint32_t abi; /* SLUICE_TRANSPORT_ABI */
 	uint32_t size; /* sizeof(struct sluice_transport) */
@@ -162,6 +170,9 @@ struct sluice_transport {
 	/* Bind a rail. @address: text from the user, transport-specific, "" for the default. */
 	int (*rail_open)(const void *conf, const char *address, struct sluice_rail **ret_rail,
 		struct sluice_error *err);
+	/* Whether what goes to @address (as given to rail_open, or by a peer) stays on this host.
+	   Any thread; false also for what is no address. */
+	bool (*address_is_local)(const char *address);
 	void (*rail_close)(struct sluice_rail *rail); /* after all lanes and memory are gone */
 	void (*rail_limits)(const struct sluice_rail *rail, struct sluice_rail_limits *ret_limits);
 	/* Start to accept lanes; until then a rail only connects out. @ret_address: what the
@@ -172,6 +183,7 @@ struct sluice_transport {
 	   loop calls it when rail_fd is readable, and at least every 100 ms while it listens. */
 	void (*rail_step)(struct sluice_rail *rail, uint64_t now_ns);
 	int (*rail_fd)(struct sluice_rail *rail); /* -1: none */
+	const struct sluice_rail_stats *(*rail_stats)(const struct sluice_rail *rail);
 
 	int (*mem_register)(struct sluice_rail *rail, const struct sluice_span *span,
 		uint32_t access, struct sluice_mem **ret_mem, struct sluice_error *err);

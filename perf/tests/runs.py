@@ -9,6 +9,7 @@ run starts: that is how the tests find those processes, and see that none is lef
 import itertools
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -185,6 +186,57 @@ def refused(bench):
             expect(status == 1 and "many" in bench.output(), f"{name} is read", bench)
 
 
+def programs(bench):
+    """The programs beside sluice move as much, and say so in the same words."""
+    expect(bench.run("program=plain", "lanes=3", "prealloc=no") == 0, "plain passes", bench)
+    run = bench.result()["runs"][0]
+    expect(run["bytes_placed"] == 32 << 20 and run["mismatched_pages"] == 0, "all moved", bench)
+    expect(run["total_ms"] > 0 and run["cpu_s_source"] > 0 and run["cpu_s_target"] > 0
+           and run["placed_bytes_per_s"] > 0, "figures", bench)
+    expect(bench.run("program=iperf3", "lanes=2") == 0, "iperf3 passes or is skipped", bench)
+    run = bench.result()["runs"][0]
+    if shutil.which("iperf3") is None:
+        expect(run["status"] == "skipped" and "scripts/deps" in run["reason"], "why", bench)
+    else:
+        expect(run["bytes_placed"] > 8 << 20 and run["placed_bytes_per_s"] > 0, "all", bench)
+    expect(bench.run("program=iperf3", "lanes=1000") == 1 or not shutil.which("iperf3"),
+           "it fails", bench)
+
+
+def variants(bench):
+    """Variants take turns, and the figures come from within each round."""
+    path = os.path.join(bench.folder, "turns.yaml")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("""
+variants:
+  one: {lanes: 1}
+  three: {lanes: 3}
+  plain: {program: plain}
+figures:
+  more: {metric: placed_bytes_per_s, of: one/plain three/plain, at-least: 0.0001}
+  lanes: {metric: cpu_s_per_gib, of: one/three, at-most: 0.0001}
+""")
+    expect(bench.start("repeats=3", "warmup=1", config=path).wait() == 0, "it passes", bench)
+    result = bench.result()
+    turns = [run["variant"] for run in result["runs"]]
+    # Round 0 is the warm-up, in which the first one began.
+    expect(turns == ["three", "plain", "one", "plain", "one", "three", "one", "three", "plain"],
+           f"they take turns: {turns}", bench)
+    expect([len(run.get("lanes", [])) for run in result["runs"][:3]] == [3, 0, 1], "lanes", bench)
+    rate = {(run["variant"], run["round"]): run["placed_bytes_per_s"] for run in result["runs"]}
+    more = result["summary"]["more"]
+    for term, name in zip(more["terms"], ("one", "three")):
+        ratios = sorted(rate[name, round_] / rate["plain", round_] for round_ in range(3))
+        expect([term["min"], term["median"], term["max"]] == ratios or
+               max(abs(term[key] - ratio) for key, ratio in
+                   zip(("min", "median", "max"), ratios)) < 1e-6, "ratios", bench)
+    expect(more["median"] == min(term["median"] for term in more["terms"]), "the worst", bench)
+    expect(more["met"] is True and result["summary"]["lanes"]["met"] is False, "met", bench)
+    expect(result["variants"]["one"]["summary"]["total_ms"]["count"] == 3, "medians", bench)
+    expect("at least 0.0001: met" in bench.output() and "missed" in bench.output(), "said", bench)
+    bench.expect_nothing_left()
+
+
 def interrupt(bench):
     """Ctrl-C ends everything that was started."""
     child = bench.start("settle=30s")
@@ -216,8 +268,8 @@ def main():
     # A short path: sockets are in there.
     with tempfile.TemporaryDirectory(prefix="perf-", dir="/tmp") as folder:
         bench = Bench(program, root, folder)
-        {"measure": measure, "hops": hops, "planted": planted, "refused": refused, "interrupt": interrupt,
-         "dead-vmm": dead_vmm}[name](bench)
+        {"measure": measure, "hops": hops, "planted": planted, "refused": refused,
+         "programs": programs, "variants": variants, "interrupt": interrupt, "dead-vmm": dead_vmm}[name](bench)
     return 0
 
 

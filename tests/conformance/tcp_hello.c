@@ -48,7 +48,7 @@ static void garbage(void)
 			bytes[k] = (uint8_t)random();
 		check_refused(&r, bytes, sizeof(struct tcp_hello) + (size_t)i);
 	}
-	CU_ASSERT_EQUAL(sluice_tcp_rail_counters(r.target_rail)->refused_hello, 51);
+	CU_ASSERT_EQUAL(raw_tcp->rail_stats(r.target_rail)->refused_hello, 51);
 	check_right_one_is_welcome(&r);
 	raw_close(&r);
 }
@@ -56,13 +56,13 @@ static void garbage(void)
 /* Any byte of a right hello changed, with the checksum made right again and without. */
 static void nearly_right(void)
 {
-	const struct tcp_rail_counters *counters;
+	const struct sluice_rail_stats *counters;
 	struct tcp_hello hello;
 	struct raw r;
 
 	if (!raw_open(&r))
 		return;
-	counters = sluice_tcp_rail_counters(r.target_rail);
+	counters = raw_tcp->rail_stats(r.target_rail);
 	raw_victim_open(&r);
 	for (size_t i = 0; i < sizeof(hello); i++) {
 		raw_hello(&hello, RAW_VICTIM_LANE, 1, 0x66);
@@ -95,7 +95,7 @@ static void replayed(void)
 		raw_write(fd, &hello, sizeof(hello));
 		CU_ASSERT(raw_closed(&r, fd));
 		close(fd);
-		CU_ASSERT_EQUAL(sluice_tcp_rail_counters(r.target_rail)->refused_ticket, 1);
+		CU_ASSERT_EQUAL(raw_tcp->rail_stats(r.target_rail)->refused_ticket, 1);
 		CU_ASSERT(!r.victim_lost);
 	}
 	raw_check(&r);
@@ -120,10 +120,10 @@ static void half_a_hello_stalls(void)
 	r.rail_now_ns += 4900 * SLUICE_NS_PER_MS;
 	raw_pump_some(&r);
 	CU_ASSERT(recv(fd, &hello, 1, MSG_DONTWAIT) < 0);
-	CU_ASSERT_EQUAL(sluice_tcp_rail_counters(r.target_rail)->refused_deadline, 0);
+	CU_ASSERT_EQUAL(raw_tcp->rail_stats(r.target_rail)->refused_deadline, 0);
 	r.rail_now_ns += 200 * SLUICE_NS_PER_MS;
 	CU_ASSERT(raw_closed(&r, fd));
-	CU_ASSERT_EQUAL(sluice_tcp_rail_counters(r.target_rail)->refused_deadline, 1);
+	CU_ASSERT_EQUAL(raw_tcp->rail_stats(r.target_rail)->refused_deadline, 1);
 	close(fd);
 	r.rail_now_ns = 0;
 	check_right_one_is_welcome(&r);
@@ -187,7 +187,7 @@ static void a_crowd(void)
 		fds[i] = raw_connect(r.address);
 		raw_pump(&r);
 	}
-	CU_ASSERT(sluice_tcp_rail_counters(r.target_rail)->refused_deadline >= 40);
+	CU_ASSERT(raw_tcp->rail_stats(r.target_rail)->refused_deadline >= 40);
 	check_right_one_is_welcome(&r);
 	for (int i = 0; i < CROWD; i++)
 		close(fds[i]);

@@ -20,7 +20,7 @@
 
 /* ---- addresses ---- */
 
-static const struct tcp_conf loopback_only = {.nodelay = true};
+static const struct tcp_conf plain = {.nodelay = true};
 
 static void addresses(void)
 {
@@ -35,11 +35,11 @@ static void addresses(void)
 		{"[::1]:0", 0},
 		{"[::1]", 0},
 		{"[::ffff:127.0.0.1]:0", 0},
-		{"192.0.2.1:7000", -EPERM},
-		{"0.0.0.0:7000", -EPERM},
-		{"[::]:7000", -EPERM},
-		{"[::ffff:192.0.2.1]:7000", -EPERM},
-		{"[2001:db8::1]:7000", -EPERM},
+		{"192.0.2.1:7000", 0},
+		{"0.0.0.0:7000", 0},
+		{"[::]:7000", 0},
+		{"[::ffff:192.0.2.1]:7000", 0},
+		{"[2001:db8::1]:7000", 0},
 		{"localhost:7000", -EINVAL}, /* no name is looked up */
 		{"::1", -EINVAL},
 		{"[::1", -EINVAL},
@@ -54,7 +54,7 @@ static void addresses(void)
 	for (size_t i = 0; i < SLUICE_ARRAY_LEN(rows); i++) {
 		struct sluice_rail *rail = NULL;
 		struct sluice_error err = {0};
-		int r = raw_tcp->rail_open(&loopback_only, rows[i].text, &rail, &err);
+		int r = raw_tcp->rail_open(&plain, rows[i].text, &rail, &err);
 
 		CU_ASSERT_EQUAL(r, rows[i].expected);
 		CU_ASSERT_EQUAL(err.code, rows[i].expected);
@@ -71,7 +71,6 @@ static void parameters(void)
 	memset(&conf, 0xff, sizeof(conf));
 	sluice_params_defaults(sluice_tcp_params, &conf);
 	CU_ASSERT(conf.nodelay);
-	CU_ASSERT(!conf.allow_network);
 	CU_ASSERT_EQUAL(conf.send_buffer_bytes, 0);
 	CU_ASSERT_EQUAL(conf.receive_buffer_bytes, 0);
 	CU_ASSERT_EQUAL(raw_tcp->conf_size, sizeof(conf));
@@ -80,29 +79,28 @@ static void parameters(void)
 	CU_ASSERT(sluice_params_assign(sluice_tcp_params, &conf, "receive-buffer=2G", &err) < 0);
 }
 
-static void only_loopback_unless_allowed(void)
+/* Who may use which is the engine's decision; the transport only tells them apart. */
+static void what_is_local(void)
 {
-	const struct tcp_conf everywhere = {.nodelay = true, .allow_network = true};
-	const struct sluice_lane_opts opts = {
-		.role = SLUICE_ROLE_SOURCE,
-		.peer_address = "192.0.2.1:7000", /* reserved for documentation: nobody */
+	static const struct {
+		const char *text;
+		bool local;
+	} rows[] = {
+		{"127.0.0.1:7000", true},
+		{"127.255.255.254:0", true},
+		{"[::1]:7000", true},
+		{"[::ffff:127.0.0.1]:7000", true},
+		{"192.0.2.1:7000", false},
+		{"0.0.0.0:7000", false},
+		{"[::]:7000", false},
+		{"[::ffff:192.0.2.1]:7000", false},
+		{"[2001:db8::1]:7000", false},
+		{"localhost:7000", false}, /* no address, so nobody can tell */
+		{"", false},
 	};
-	struct sluice_rail_limits limits;
-	struct sluice_error err = {0};
-	struct sluice_conn *conn;
-	struct sluice_rail *rail;
 
-	CU_ASSERT_EQUAL_FATAL(raw_tcp->rail_open(&loopback_only, "", &rail, NULL), 0);
-	raw_tcp->rail_limits(rail, &limits);
-	CU_ASSERT(limits.caps & SLUICE_CAP_LOOPBACK_ONLY);
-	CU_ASSERT_EQUAL(raw_tcp->lane_open(rail, &opts, &conn, &err), -EPERM);
-	CU_ASSERT(strstr(err.text, "allow-network") != NULL);
-	raw_tcp->rail_close(rail);
-
-	CU_ASSERT_EQUAL_FATAL(raw_tcp->rail_open(&everywhere, "192.0.2.1:0", &rail, NULL), 0);
-	raw_tcp->rail_limits(rail, &limits);
-	CU_ASSERT(!(limits.caps & SLUICE_CAP_LOOPBACK_ONLY));
-	raw_tcp->rail_close(rail);
+	for (size_t i = 0; i < SLUICE_ARRAY_LEN(rows); i++)
+		CU_ASSERT_EQUAL(raw_tcp->address_is_local(rows[i].text), rows[i].local);
 }
 
 static void listening_twice(void)
@@ -111,10 +109,10 @@ static void listening_twice(void)
 	struct sluice_rail *first, *second;
 	struct sluice_error err = {0};
 
-	CU_ASSERT_EQUAL_FATAL(raw_tcp->rail_open(&loopback_only, "", &first, NULL), 0);
+	CU_ASSERT_EQUAL_FATAL(raw_tcp->rail_open(&plain, "", &first, NULL), 0);
 	CU_ASSERT_EQUAL(raw_tcp->rail_listen(first, address, NULL), 0);
 	CU_ASSERT_EQUAL(raw_tcp->rail_listen(first, other, NULL), -EALREADY);
-	CU_ASSERT_EQUAL_FATAL(raw_tcp->rail_open(&loopback_only, address, &second, NULL), 0);
+	CU_ASSERT_EQUAL_FATAL(raw_tcp->rail_open(&plain, address, &second, NULL), 0);
 	CU_ASSERT_EQUAL(raw_tcp->rail_listen(second, other, &err), -EADDRINUSE);
 	CU_ASSERT(strstr(err.text, address) != NULL);
 	raw_tcp->rail_close(second);
@@ -128,7 +126,7 @@ static void memory_ids(void)
 	struct sluice_mem *mem, *again;
 	struct sluice_rail *rail;
 
-	CU_ASSERT_EQUAL_FATAL(raw_tcp->rail_open(&loopback_only, "", &rail, NULL), 0);
+	CU_ASSERT_EQUAL_FATAL(raw_tcp->rail_open(&plain, "", &rail, NULL), 0);
 	CU_ASSERT_EQUAL(raw_tcp->mem_register(rail, &span, 0, &mem, NULL), 0);
 	CU_ASSERT_EQUAL(raw_tcp->mem_register(rail, &span, 0, &again, NULL), -EEXIST);
 	raw_tcp->mem_unregister(mem);
@@ -481,7 +479,7 @@ static void counters_of_a_lane(void)
 CU_TestInfo cases_tcp_own[] = {
 	{"addresses", addresses},
 	{"parameters", parameters},
-	{"only loopback unless allowed", only_loopback_unless_allowed},
+	{"what is local", what_is_local},
 	{"listening twice", listening_twice},
 	{"memory ids", memory_ids},
 	{"messages left in the buffer keep a worker awake", messages_keep_awake},

@@ -155,6 +155,7 @@ static void build_actors(struct run *run)
 	scheduler_add(scheduler, "peer link", links_step, run, 2);
 	scheduler_add(scheduler, "chaos", chaos_step, run, 1);
 	scheduler_add(scheduler, "operator", operator_step, run, 1);
+	scheduler_add(scheduler, "homes", engine_homes_step, run, 1);
 	for (int host = 0; host < HOSTS; host++) {
 		struct engine *engine = &run->engines[host];
 
@@ -241,6 +242,10 @@ static void count(struct run *run)
 	stats->in_doubt += run->was_in_doubt;
 	stats->settled_by_operator += run->operator_decided;
 	stats->settled_by_engines += run->was_in_doubt && !run->operator_decided;
+	stats->paused += run->was_paused;
+	stats->paused_completed += run->was_paused && run->vmms[TARGET].runs;
+	stats->paused_failed += run->was_paused && !run->vmms[TARGET].runs;
+	stats->paused_by_operator += run->was_paused_by_operator;
 	stats->throttled += run->was_throttled;
 	stats->lane_deaths += world->deaths;
 	stats->late_landings += world->late_landings;

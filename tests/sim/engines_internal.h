@@ -5,6 +5,7 @@
  *   engines.c         one seed: building the world, the actors, the end and its checks
  *   engines_plan.c    what a seed decides beforehand
  *   engines_host.c    an engine process around a session: what engine/migration.c is to sluiced
+ *   engines_homes.c   the source's NUMA nodes
  *   engines_link.c    the peer link
  *   engines_device.c  readers and loaders of device state
  *   engines_vmm.c     the two VMMs
@@ -39,6 +40,8 @@ enum fault_kind {
 	FAULT_KILL_SOURCE,
 	FAULT_KILL_TARGET,
 	FAULT_KILL_LANE, /* deaths by chance come on top: see sluice_sim_world_opts.death_ppm */
+	FAULT_KILL_LANES, /* all that stand */
+	FAULT_PAUSE, /* migrate-pause; the operator recovers later, or cancels */
 	FAULT_KINDS,
 };
 
@@ -53,6 +56,10 @@ struct fault {
 /* What a seed decides beforehand. */
 struct plan {
 	uint32_t lanes, window_bytes;
+	uint64_t max_bandwidth_bytes_per_s;
+	uint32_t nodes; /* of the source's machine, lanes and memory spread over them */
+	uint32_t homes; /* so many times a chunk's node is found */
+	uint64_t home_ns; /* between two of them */
 	uint32_t slots, slot_bytes;
 	uint32_t devices, device_bytes[ENGINES_DEVICES_MAX];
 	uint32_t device_error_ppm; /* per segment: reading or loading fails */
@@ -65,7 +72,9 @@ struct plan {
 	uint64_t patience_ns; /* then the downtime limit is lifted */
 	uint64_t operator_ns; /* in doubt for so long: the operator decides */
 	uint64_t restart_ns_max; /* a dead engine's successor */
-	uint64_t peer_timeout_ns;
+	uint64_t peer_timeout_ns, lane_timeout_ns, switchover_timeout_ns;
+	uint32_t recover_retries;
+	uint64_t recover_pause_ns, recover_timeout_ns;
 	struct sluice_policy_conf policy;
 	struct fault faults[ENGINES_FAULTS_MAX];
 	uint32_t fault_count;
@@ -80,6 +89,7 @@ struct letter {
 };
 
 struct engine;
+struct sluice_crew_lane;
 
 /* One connection between the engines. Ends by enum host. */
 struct link {
@@ -95,7 +105,7 @@ struct link {
 struct device {
 	bool started, ended, told;
 	int code;
-	uint64_t at_bytes, next_ns;
+	uint64_t at_bytes, next_ns, wait_ns;
 	uint32_t seq;
 	bool loading; /* target */
 	struct sluice_announce announce;
@@ -168,11 +178,14 @@ struct run {
 	struct lane_actor lane_actors[HOSTS][ENGINES_LANES_MAX];
 	struct sluice_mem *mems[HOSTS][GUEST_REGIONS_MAX];
 	struct sluice_bitmap_feed *feeds[GUEST_REGIONS_MAX];
-	uint64_t store_next_ns, partition_until_ns;
+	uint64_t store_next_ns, partition_until_ns, home_next_ns;
+	struct sluice_random home_random;
+	uint32_t homes_found;
 	uint32_t throttle_percent;
 	bool session_seen; /* the target has had a session */
 	bool limit_lifted, was_in_doubt, operator_decided, was_throttled;
-	uint64_t doubt_since_ns, operator_next_ns;
+	bool was_paused, was_paused_by_operator, paused_now;
+	uint64_t doubt_since_ns, operator_next_ns, pause_since_ns;
 	uint64_t hash;
 };
 
@@ -196,13 +209,18 @@ void engine_clear(struct engine *engine);
 const char *engine_session_status(struct engine *engine);
 void engine_link_up(struct engine *engine);
 void engine_link_message(struct engine *engine, struct link *link, const json_t *message);
-void engine_link_down(struct engine *engine, struct link *link, const char *why);
+void engine_link_down(struct engine *engine, struct link *link, int code, const char *why);
 void engine_tick(struct engine *engine);
 uint64_t engine_step(void *engine, uint64_t now_ns);
 uint64_t engine_lane_step(void *lane_actor, uint64_t now_ns);
 /* The first-decision-wins record of a host. */
 enum sluice_decision engine_decide(
 	struct engine *engine, enum sluice_record_side side, enum sluice_decision decision);
+
+/* engines_homes.c */
+void engine_homes_spread(const struct run *run, struct sluice_crew_lane *lanes);
+void engine_homes_make(struct engine *engine);
+uint64_t engine_homes_step(void *run, uint64_t now_ns);
 
 /* engines_link.c */
 struct link *link_connect(struct engine *source);

@@ -104,11 +104,16 @@ static void connect_peer(struct peer *peer)
 {
 	struct sluice_link_handlers handlers = {
 		.up = on_up, .message = on_message, .down = on_down, .ctx = peer};
+	const struct sluice_link_opts opts = {0};
+	struct sluice_peer_address address;
 	struct sluice_error err = {0};
 
 	*peer = (struct peer){0};
+	CU_ASSERT_EQUAL_FATAL(sluice_peer_address_parse(
+				      engine->listen_uri, SLUICE_ADDRESS_CONNECT, &address, &err),
+		0);
 	CU_ASSERT_EQUAL_FATAL(
-		sluice_link_connect(loop, engine->listen_uri, &handlers, &peer->link, &err), 0);
+		sluice_link_connect(loop, &address, &opts, &handlers, &peer->link, &err), 0);
 	hear(peer, "up");
 }
 

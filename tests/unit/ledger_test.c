@@ -52,15 +52,15 @@ static void test_a_chunk_has_one_owner(void)
 
 	sluice_ledger_mark(ledger, 0, 9, 1); /* chunk 1 */
 	sluice_ledger_mark(ledger, 0, 10, 1);
-	CU_ASSERT_TRUE(sluice_ledger_pop(ledger, 5, &chunk));
+	CU_ASSERT_TRUE(sluice_ledger_pop(ledger, 5, SLUICE_HOME_ANY, &chunk));
 	CU_ASSERT_EQUAL(chunk, 1);
 	CU_ASSERT_EQUAL(sluice_ledger_take(ledger, chunk, bits), 2);
 	CU_ASSERT_EQUAL(bits[1], 1);
 	/* Dirtied while owned: it waits for its owner, nobody else gets it. */
 	sluice_ledger_mark(ledger, 0, 9, 2);
-	CU_ASSERT_FALSE(sluice_ledger_pop(ledger, 6, &other));
+	CU_ASSERT_FALSE(sluice_ledger_pop(ledger, 6, SLUICE_HOME_ANY, &other));
 	sluice_ledger_release(ledger, chunk, 5);
-	CU_ASSERT_TRUE(sluice_ledger_pop(ledger, 6, &other));
+	CU_ASSERT_TRUE(sluice_ledger_pop(ledger, 6, SLUICE_HOME_ANY, &other));
 	CU_ASSERT_EQUAL(other, 1);
 	sluice_ledger_take(ledger, other, bits);
 	CU_ASSERT_EQUAL(bits[1], 2);
@@ -78,15 +78,15 @@ static void test_coldest_first(void)
 	/* Chunk 0 is dirtied again and again while it is sent: it becomes hot. */
 	sluice_ledger_mark(ledger, 0, 0, 1);
 	for (int i = 0; i < 3; i++) {
-		CU_ASSERT_TRUE(sluice_ledger_pop(ledger, 0, &chunk));
+		CU_ASSERT_TRUE(sluice_ledger_pop(ledger, 0, SLUICE_HOME_ANY, &chunk));
 		sluice_ledger_take(ledger, chunk, bits);
 		sluice_ledger_mark(ledger, 0, 0, 1);
 		sluice_ledger_release(ledger, chunk, 0);
 	}
 	sluice_ledger_mark(ledger, 0, 16, 1); /* chunk 2, later and cold */
-	CU_ASSERT_TRUE(sluice_ledger_pop(ledger, 0, &chunk));
+	CU_ASSERT_TRUE(sluice_ledger_pop(ledger, 0, SLUICE_HOME_ANY, &chunk));
 	CU_ASSERT_EQUAL(chunk, 2);
-	CU_ASSERT_TRUE(sluice_ledger_pop(ledger, 0, &chunk));
+	CU_ASSERT_TRUE(sluice_ledger_pop(ledger, 0, SLUICE_HOME_ANY, &chunk));
 	CU_ASSERT_EQUAL(chunk, 0);
 	sluice_ledger_destroy(ledger);
 }
@@ -98,16 +98,118 @@ static void test_a_lost_lane_keeps_its_chunks_until_reclaim(void)
 	uint32_t chunk, other;
 
 	sluice_ledger_mark(ledger, 0, 0, 0xff);
-	CU_ASSERT_TRUE(sluice_ledger_pop(ledger, 3, &chunk));
+	CU_ASSERT_TRUE(sluice_ledger_pop(ledger, 3, SLUICE_HOME_ANY, &chunk));
 	sluice_ledger_take(ledger, chunk, bits);
 	sluice_ledger_put_back(ledger, chunk, 2, 3);
 	CU_ASSERT_EQUAL(sluice_ledger_pages_dirty(ledger), 3);
-	CU_ASSERT_FALSE(sluice_ledger_pop(ledger, 4, &other));
+	CU_ASSERT_FALSE(sluice_ledger_pop(ledger, 4, SLUICE_HOME_ANY, &other));
 	CU_ASSERT_EQUAL(sluice_ledger_reclaim(ledger, 2), 0);
 	CU_ASSERT_EQUAL(sluice_ledger_reclaim(ledger, 3), 1);
-	CU_ASSERT_TRUE(sluice_ledger_pop(ledger, 4, &other));
+	CU_ASSERT_TRUE(sluice_ledger_pop(ledger, 4, SLUICE_HOME_ANY, &other));
 	sluice_ledger_take(ledger, other, bits);
 	CU_ASSERT_EQUAL(bits[0], 0x1c);
+	sluice_ledger_destroy(ledger);
+}
+
+/* Chunk numbers in the order in which a lane of @home gets them, as decimal digits. */
+static uint64_t popped(struct sluice_ledger *ledger, uint32_t home, uint32_t count)
+{
+	uint64_t digits = 0;
+	uint32_t chunk;
+
+	for (uint32_t i = 0; i < count; i++) {
+		CU_ASSERT_TRUE_FATAL(sluice_ledger_pop(ledger, 0, home, &chunk));
+		digits = digits * 10 + chunk;
+	}
+	return digits;
+}
+
+/* Nine chunks: 1, 4, 7 at home in 1, the chunks 2, 5, 8 in 2, and 3, 6, 9 nobody knows. */
+static struct sluice_ledger *make_homes(uint32_t homes, const uint8_t *order)
+{
+	struct sluice_ledger *ledger = make(10 * SLUICE_CHUNK_PAGES);
+
+	CU_ASSERT_EQUAL_FATAL(sluice_ledger_set_homes(ledger, homes, order), 0);
+	for (uint32_t chunk = 1; chunk <= 9; chunk++)
+		sluice_ledger_set_home(ledger, chunk, chunk % 3);
+	return ledger;
+}
+
+static void mark_chunk(struct sluice_ledger *ledger, uint32_t chunk)
+{
+	sluice_ledger_mark(ledger, 0, (uint64_t)chunk * SLUICE_CHUNK_WORDS, 1);
+}
+
+static void test_home_first_then_steal(void)
+{
+	struct sluice_ledger *ledger = make_homes(3, NULL);
+
+	for (uint32_t chunk = 1; chunk <= 9; chunk++)
+		mark_chunk(ledger, chunk);
+	CU_ASSERT_EQUAL(popped(ledger, 2, 2), 25);
+	CU_ASSERT_EQUAL(popped(ledger, 1, 7), 1473698);
+	sluice_ledger_destroy(ledger);
+}
+
+static void test_homes_in_the_given_order(void)
+{
+	static const uint8_t order[] = {0, 1, 2, 3, 1, 0, 3, 2, 2, 0, 1, 3, 3, 2, 0, 1};
+	struct sluice_ledger *ledger = make_homes(4, order);
+
+	for (uint32_t chunk = 1; chunk <= 5; chunk++)
+		mark_chunk(ledger, chunk);
+	CU_ASSERT_EQUAL(popped(ledger, 3, 5), 25314);
+	sluice_ledger_destroy(ledger);
+}
+
+/* A hot chunk at home waits for a cold one of another node. */
+static void test_heat_before_home(void)
+{
+	struct sluice_ledger *ledger = make_homes(3, NULL);
+	uint64_t bits[SLUICE_CHUNK_WORDS];
+	uint32_t chunk;
+
+	mark_chunk(ledger, 1);
+	CU_ASSERT_TRUE(sluice_ledger_pop(ledger, 0, 1, &chunk));
+	sluice_ledger_take(ledger, chunk, bits);
+	mark_chunk(ledger, 1);
+	sluice_ledger_release(ledger, chunk, 0);
+	mark_chunk(ledger, 2);
+	CU_ASSERT_EQUAL(popped(ledger, 1, 2), 21);
+	sluice_ledger_destroy(ledger);
+}
+
+/* What was queued before its home was known ends up with the lanes of its home all the same. */
+static void test_a_home_found_late(void)
+{
+	struct sluice_ledger *ledger = make(10 * SLUICE_CHUNK_PAGES);
+
+	CU_ASSERT_EQUAL_FATAL(sluice_ledger_set_homes(ledger, 3, NULL), 0);
+	for (uint32_t chunk = 1; chunk <= 9; chunk++)
+		mark_chunk(ledger, chunk);
+	for (uint32_t chunk = 1; chunk <= 9; chunk++)
+		sluice_ledger_set_home(ledger, chunk, 1 + chunk % 2);
+	CU_ASSERT_EQUAL(popped(ledger, 2, 4), 1357);
+	CU_ASSERT_EQUAL(popped(ledger, 1, 5), 24689);
+	CU_ASSERT_FALSE(sluice_ledger_pop(ledger, 0, 1, &(uint32_t){0}));
+	sluice_ledger_destroy(ledger);
+}
+
+/* A lane does not carry a whole guest's chunks home in one step: it takes a far one instead. */
+static void test_moves_are_bounded(void)
+{
+	struct sluice_ledger *ledger = make(100 * SLUICE_CHUNK_PAGES);
+	uint32_t chunk;
+
+	CU_ASSERT_EQUAL_FATAL(sluice_ledger_set_homes(ledger, 3, NULL), 0);
+	sluice_ledger_mark_pages(ledger, 0, 0, UINT64_MAX);
+	for (uint32_t i = 0; i < 100; i++)
+		sluice_ledger_set_home(ledger, i, 2);
+	CU_ASSERT_TRUE(sluice_ledger_pop(ledger, 0, 1, &chunk));
+	CU_ASSERT_EQUAL(chunk, 16);
+	for (uint32_t i = 1; i < 100; i++)
+		CU_ASSERT_TRUE(sluice_ledger_pop(ledger, 0, i % 3, &chunk));
+	CU_ASSERT_FALSE(sluice_ledger_pop(ledger, 0, 1, &chunk));
 	sluice_ledger_destroy(ledger);
 }
 
@@ -119,6 +221,7 @@ static void test_a_lost_lane_keeps_its_chunks_until_reclaim(void)
 #define RACE_CHUNKS 8u
 #define RACE_PAGES  (RACE_CHUNKS * 512u)
 #define RACE_LANES  3
+#define RACE_HOMES  3
 #define RACE_MARKS  200000
 
 static struct {
@@ -163,7 +266,7 @@ static void *race_lane(void *arg)
 
 	while (__atomic_load_n(&race.writers, __ATOMIC_SEQ_CST) > 0 ||
 		!sluice_ledger_is_drained(race.ledger)) {
-		if (!sluice_ledger_pop(race.ledger, lane, &chunk))
+		if (!sluice_ledger_pop(race.ledger, lane, lane % RACE_HOMES, &chunk))
 			continue;
 		if (__atomic_exchange_n(&race.owner[chunk], lane + 1, __ATOMIC_ACQ_REL) != 0)
 			__atomic_fetch_add(&race.violations, 1, __ATOMIC_RELAXED);
@@ -174,17 +277,32 @@ static void *race_lane(void *arg)
 	return NULL;
 }
 
+/* Homes change all the time: chunks are carried from queue to queue while others pop them. */
+static void *race_homes(void *arg)
+{
+	struct sluice_random random;
+
+	sluice_random_seed(&random, (uint64_t)(uintptr_t)arg);
+	while (__atomic_load_n(&race.writers, __ATOMIC_SEQ_CST) > 0)
+		sluice_ledger_set_home(race.ledger,
+			(uint32_t)sluice_random_below(&random, RACE_CHUNKS),
+			(uint32_t)sluice_random_below(&random, RACE_HOMES));
+	return NULL;
+}
+
 static void test_threads(void)
 {
-	pthread_t threads[2 + RACE_LANES];
+	pthread_t threads[3 + RACE_LANES];
 
 	memset(&race, 0, sizeof(race));
 	race.ledger = make(RACE_PAGES);
+	CU_ASSERT_EQUAL_FATAL(sluice_ledger_set_homes(race.ledger, RACE_HOMES, NULL), 0);
 	race.writers = 2;
 	for (uintptr_t i = 0; i < 2; i++)
 		pthread_create(&threads[i], NULL, race_writer, (void *)(i + 1));
 	for (uintptr_t i = 0; i < RACE_LANES; i++)
 		pthread_create(&threads[2 + i], NULL, race_lane, (void *)i);
+	pthread_create(&threads[2 + RACE_LANES], NULL, race_homes, (void *)(uintptr_t)7);
 	for (size_t i = 0; i < SLUICE_ARRAY_LEN(threads); i++)
 		pthread_join(threads[i], NULL);
 	CU_ASSERT_EQUAL(race.violations, 0);
@@ -202,6 +320,11 @@ int main(void)
 		{"coldest first", test_coldest_first},
 		{"a lost lane keeps its chunks until reclaim",
 			test_a_lost_lane_keeps_its_chunks_until_reclaim},
+		{"a lane takes from its home first, then steals", test_home_first_then_steal},
+		{"other homes come in the given order", test_homes_in_the_given_order},
+		{"heat comes before home", test_heat_before_home},
+		{"a home that is found late counts", test_a_home_found_late},
+		{"one pop carries few chunks home", test_moves_are_bounded},
 		{"threads lose no mark and share no chunk", test_threads},
 		{0},
 	};

@@ -19,6 +19,7 @@ struct end {
 	char why[128];
 };
 
+static const struct sluice_link_opts clear_text;
 static struct sluice_loop *loop;
 
 static void on_up(void *ctx)
@@ -52,7 +53,7 @@ static void adopt(struct end *end, int fd)
 	struct sluice_link_handlers handlers = {
 		.up = on_up, .message = on_message, .down = on_down, .ctx = end};
 
-	CU_ASSERT_EQUAL_FATAL(sluice_link_adopt(loop, fd, &handlers, &end->link), 0);
+	CU_ASSERT_EQUAL_FATAL(sluice_link_adopt(loop, fd, &clear_text, &handlers, &end->link), 0);
 }
 
 static void send_ping(struct end *end, const char *padding)
@@ -74,12 +75,23 @@ static void setup(struct end *end, int *ret_other)
 	*ret_other = fds[1];
 }
 
+/* An adopted link may speak once it has been spoken to. */
+static void setup_up(struct end *end, int *ret_other)
+{
+	static const char text[] = "{\"type\": \"ping\", \"n\": 1}\r\n";
+
+	setup(end, ret_other);
+	CU_ASSERT_EQUAL(write(*ret_other, text, sizeof(text) - 1), (ssize_t)sizeof(text) - 1);
+	turns_until(&end->messages);
+	CU_ASSERT_EQUAL(end->messages, 1);
+}
+
 static void test_a_dead_peer_is_told_by_the_loop(void)
 {
 	struct end end;
 	int other;
 
-	setup(&end, &other);
+	setup_up(&end, &other);
 	close(other);
 	send_ping(&end, NULL);
 	send_ping(&end, NULL);
@@ -99,7 +111,7 @@ static void test_a_peer_that_does_not_read_is_given_up(void)
 	struct end end;
 	int other;
 
-	setup(&end, &other);
+	setup_up(&end, &other);
 	memset(padding, 'a', sizeof(padding) - 1);
 	for (int i = 0; i < 64; i++)
 		send_ping(&end, padding);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* record_test.c: a session is decided once, by whoever is first, also across processes. */
 #include <errno.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -86,12 +87,107 @@ static void test_bad_input(void)
 			       SLUICE_ABORTED, &decision, NULL) < 0);
 }
 
+static void put(const char *path, const char *text)
+{
+	FILE *file = fopen(path, "w");
+
+	CU_ASSERT_PTR_NOT_NULL_FATAL(file);
+	fputs(text, file);
+	fclose(file);
+}
+
+static void check_unreadable(const char *path, const char *id)
+{
+	enum sluice_decision decision = SLUICE_UNDECIDED;
+	struct sluice_error err = {0};
+
+	CU_ASSERT_EQUAL(sluice_record_read(dir, SLUICE_RECORD_SOURCE, id, &decision, &err), -EIO);
+	UNIT_CONTAINS(err.text, path);
+	/* Nor is it replaced: whoever asks for a decision is told the same. */
+	CU_ASSERT_EQUAL(sluice_record_decide(
+				dir, SLUICE_RECORD_SOURCE, id, SLUICE_ABORTED, &decision, NULL),
+		-EIO);
+	CU_ASSERT_EQUAL(decision, SLUICE_UNDECIDED);
+	unlink(path);
+	rmdir(path);
+}
+
+/* What stands in a record's place and is none. */
+static void test_not_a_record(void)
+{
+	static const char id[] = "fedcba9876543210fedcba9876543210";
+	char path[128], other[128], long_text[4096];
+
+	snprintf(path, sizeof(path), "%s/session-%s.source", dir, id);
+	snprintf(other, sizeof(other), "%s/other", dir);
+	snprintf(long_text, sizeof(long_text),
+		"{\"session\":\"%s\",\"decision\":\"aborted\"}%2000s", id, "");
+	put(other, "{\"session\":\"fedcba9876543210fedcba9876543210\",\"decision\":\"aborted\"}");
+	CU_ASSERT_EQUAL(symlink(other, path), 0);
+	check_unreadable(path, id);
+	CU_ASSERT_EQUAL(symlink("/nowhere", path), 0);
+	check_unreadable(path, id);
+	CU_ASSERT_EQUAL(mkfifo(path, 0600), 0);
+	check_unreadable(path, id);
+	CU_ASSERT_EQUAL(mkdir(path, 0700), 0);
+	check_unreadable(path, id);
+	put(path, "");
+	check_unreadable(path, id);
+	put(path, long_text);
+	check_unreadable(path, id);
+	put(path, "{\"session\":\"0123456789abcdef0123456789abcdef\",\"decision\":\"aborted\"}");
+	check_unreadable(path, id);
+	put(path, "{\"session\":\"fedcba9876543210fedcba9876543210\","
+		  "\"decision\":\"aborted\",\"decision\":\"committed\"}");
+	check_unreadable(path, id);
+	if (geteuid() == 0) {
+		put(path, "{\"session\":\"fedcba9876543210fedcba9876543210\","
+			  "\"decision\":\"aborted\"}");
+		CU_ASSERT_EQUAL(chown(path, 65534, 65534), 0);
+		check_unreadable(path, id);
+	}
+	unlink(other);
+}
+
+static void check_unfit(const char *path, const char *words)
+{
+	struct sluice_error err = {0};
+
+	CU_ASSERT_TRUE(sluice_record_prepare(path, &err) < 0);
+	UNIT_CONTAINS(err.text, words);
+	UNIT_CONTAINS(err.text, "runtime-dir");
+}
+
+/* A directory that others may write to must not decide where a guest runs. */
+static void test_unfit_directory(void)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/unfit", dir);
+	put(path, "");
+	CU_ASSERT_EQUAL(chmod(path, 0700), 0);
+	check_unfit(path, "not a directory");
+	unlink(path);
+	CU_ASSERT_EQUAL(mkdir(path, 0700), 0);
+	CU_ASSERT_EQUAL(sluice_record_prepare(path, NULL), 0);
+	CU_ASSERT_EQUAL(chmod(path, 0777), 0);
+	check_unfit(path, "everybody");
+	CU_ASSERT_EQUAL(chmod(path, 0700), 0);
+	if (geteuid() == 0) {
+		CU_ASSERT_EQUAL(chown(path, 65534, 65534), 0);
+		check_unfit(path, "another user");
+	}
+	rmdir(path);
+}
+
 int main(void)
 {
 	static const struct unit_test tests[] = {
 		{"the first decision wins", test_first_decision_wins},
 		{"two engines decide at once", test_race},
 		{"bad ids, bad files, bad folders", test_bad_input},
+		{"what is no record", test_not_a_record},
+		{"a directory that is unfit", test_unfit_directory},
 		{0},
 	};
 	int r;

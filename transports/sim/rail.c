@@ -49,6 +49,20 @@ static int rail_open(const void *conf_void, const char *address, struct sluice_r
 	return 0;
 }
 
+static bool address_is_local(const char *address)
+{
+	(void)address;
+	return true;
+}
+
+static const struct sluice_rail_stats *rail_stats(const struct sluice_rail *rail)
+{
+	static const struct sluice_rail_stats none;
+
+	(void)rail;
+	return &none;
+}
+
 static void rail_close(struct sluice_rail *rail)
 {
 	if (rail == NULL)
@@ -218,7 +232,9 @@ const struct sluice_transport sluice_transport_sim = {
 	.params = no_params,
 	.conf_size = sizeof(struct sluice_sim_conf),
 	.rail_open = rail_open,
+	.address_is_local = address_is_local,
 	.rail_close = rail_close,
+	.rail_stats = rail_stats,
 	.rail_limits = rail_limits,
 	.rail_listen = rail_listen,
 	.rail_step = rail_step,

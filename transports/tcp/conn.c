@@ -102,11 +102,6 @@ static int open_source(
 
 	if (r < 0)
 		return r;
-	if (!conn->rail->conf.allow_network && !sluice_tcp_address_is_loopback(&conn->peer))
-		return sluice_fail(err, -EPERM, "tcp-lane",
-			"%s is not a loopback address and lanes are not encrypted; "
-			"set allow-network=yes to use it nevertheless",
-			opts->peer_address);
 	if (sluice_tcp_address_port(&conn->peer) == 0)
 		return sluice_fail(err, -EINVAL, "tcp-lane", "%s has no port", opts->peer_address);
 	conn->fd =

@@ -35,6 +35,7 @@
 #define TCP_POLL_READS_MAX       16u /* system calls of one poll, */
 #define TCP_POLL_PLACE_BYTES_MAX (16u << 20) /* and bytes that it places */
 #define TCP_POLL_MESSAGES_MAX    16u
+#define TCP_FAULT_BYTES          (64u << 10) /* the kernel's fault-around, see memory.c */
 #define TCP_ACK_BYTES            (1u << 20) /* placed without an acknowledgement, while more waits */
 
 /* ---- addresses (address.c) ---- */
@@ -64,6 +65,8 @@ struct sluice_mem {
 	uint32_t slot;
 	uint8_t *addr;
 	uint64_t len_bytes;
+	uint64_t *faulted; /* atomic: a bit per TCP_FAULT_BYTES that was faulted in; NULL: nothing
+			      is written here */
 };
 
 struct sluice_remote {
@@ -89,7 +92,7 @@ struct sluice_rail {
 	struct tcp_pending pending[TCP_PENDING_MAX];
 	uint32_t pending_count;
 	struct sluice_conn *conns; /* every open lane */
-	struct tcp_rail_counters counters;
+	struct sluice_rail_stats counters;
 
 	/* Read by workers. A registration goes away in three steps: its slot is emptied, the
 	   generation moves, and every lane has been seen outside poll. */
@@ -101,6 +104,8 @@ struct sluice_rail {
 /* The registration @id, or NULL. Any thread; *@hint is the caller's, any value. */
 const struct sluice_mem *sluice_tcp_mem_find(
 	const struct sluice_rail *rail, uint32_t id, uint32_t *hint);
+/* Fault in what is about to be received: [offset, offset + len_bytes) of @mem. Any worker. */
+void sluice_tcp_mem_fault_in(const struct sluice_mem *mem, uint64_t offset, uint32_t len_bytes);
 int sluice_tcp_mem_register(struct sluice_rail *rail, const struct sluice_span *span,
 	uint32_t access, struct sluice_mem **ret_mem, struct sluice_error *err);
 void sluice_tcp_mem_unregister(struct sluice_mem *mem);
@@ -156,6 +161,7 @@ struct tcp_tx {
 /* ---- receiving (receive.c) ---- */
 
 struct tcp_extent {
+	const struct sluice_mem *mem; /* valid in the poll that looked it up */
 	uint8_t *addr;
 	uint64_t offset;
 	uint32_t len_bytes;

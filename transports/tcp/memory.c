@@ -11,9 +11,16 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/bits.h"
 #include "transports/tcp/internal.h"
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22 /* Linux 5.14 */
+#endif
+
+#define WORD_BITS 64u
 
 const struct sluice_mem *sluice_tcp_mem_find(
 	const struct sluice_rail *rail, uint32_t id, uint32_t *hint)
@@ -32,6 +39,43 @@ const struct sluice_mem *sluice_tcp_mem_find(
 		}
 	}
 	return NULL;
+}
+
+/*
+ * Copying into a page for the first time takes a page fault, and write faults come one page at a
+ * time: that was more than half of what a target spent. Faulting in for reading takes the
+ * neighbours along that exist already (fault-around, 64 KiB), and shared memory is mapped
+ * writable then, too. What is not there yet is allocated as the copy would have done it. So this
+ * waits for nothing that the copy would not wait for, and fails only where the copy will.
+ *
+ * A block is asked for once per registration. Pages of it that come into being later, or that
+ * were not part of the extent, fault as ever.
+ */
+void sluice_tcp_mem_fault_in(const struct sluice_mem *mem, uint64_t offset, uint32_t len_bytes)
+{
+	uint64_t first = offset / TCP_FAULT_BYTES,
+		 end = (offset + len_bytes - 1) / TCP_FAULT_BYTES + 1;
+	uint64_t page = sluice_align_down(offset, SLUICE_PAGE_BYTES);
+	bool all = true;
+
+	for (uint64_t block = first; block < end; block++) {
+		uint64_t *word = &mem->faulted[block / WORD_BITS];
+		uint64_t bit = 1ull << (block % WORD_BITS);
+
+		if (__atomic_load_n(word, __ATOMIC_RELAXED) & bit)
+			continue;
+		__atomic_fetch_or(word, bit, __ATOMIC_RELAXED);
+		all = false;
+	}
+	if (!all)
+		madvise(mem->addr + page, offset + len_bytes - page, MADV_POPULATE_READ);
+}
+
+static uint64_t *faulted_alloc(const struct sluice_span *span)
+{
+	uint64_t blocks = sluice_div_up(span->len_bytes, TCP_FAULT_BYTES);
+
+	return calloc(sluice_div_up(blocks, WORD_BITS), sizeof(uint64_t));
 }
 
 int sluice_tcp_mem_register(struct sluice_rail *rail, const struct sluice_span *span,
@@ -65,6 +109,13 @@ int sluice_tcp_mem_register(struct sluice_rail *rail, const struct sluice_span *
 		.addr = span->addr,
 		.len_bytes = span->len_bytes,
 	};
+	if (access & SLUICE_ACCESS_REMOTE_WRITE) {
+		mem->faulted = faulted_alloc(span);
+		if (mem->faulted == NULL) {
+			free(mem);
+			return sluice_fail(err, -ENOMEM, "tcp-memory", "out of memory");
+		}
+	}
 	atomic_store(&rail->mems[slot], mem);
 	if (slot == end)
 		atomic_store_explicit(&rail->mems_end, end + 1, memory_order_release);
@@ -91,6 +142,7 @@ void sluice_tcp_mem_unregister(struct sluice_mem *mem)
 		while (atomic_load(&conn->polling)) /* poll never sleeps: this ends soon */
 			sched_yield();
 	}
+	free(mem->faulted);
 	free(mem);
 }
 

@@ -29,20 +29,15 @@ const struct sluice_param sluice_tcp_params[] = {
 	{"receive-buffer", SLUICE_PARAM_SIZE, SLUICE_FIELD(struct tcp_conf, receive_buffer_bytes),
 		"0", .min = 0, .max = 1ull << 30,
 		.help = "bytes the kernel keeps per lane to receive; 0 lets the kernel choose"},
-	{"allow-network", SLUICE_PARAM_BOOL, SLUICE_FIELD(struct tcp_conf, allow_network), "no",
-		.help = "also use addresses outside this host; lanes are not encrypted"},
 	{NULL},
 };
 
-static int check_loopback(const struct tcp_conf *conf, const struct tcp_address *address,
-	const char *text, struct sluice_error *err)
+static bool address_is_local(const char *address)
 {
-	if (conf->allow_network || sluice_tcp_address_is_loopback(address))
-		return 0;
-	return sluice_fail(err, -EPERM, "tcp-rail",
-		"%s is not a loopback address and lanes are not encrypted; "
-		"set allow-network=yes to use it nevertheless",
-		text);
+	struct tcp_address parsed;
+
+	return sluice_tcp_address_parse(address, &parsed, NULL) == 0 &&
+	       sluice_tcp_address_is_loopback(&parsed);
 }
 
 static int rail_open(const void *conf, const char *address, struct sluice_rail **ret_rail,
@@ -61,8 +56,6 @@ static int rail_open(const void *conf, const char *address, struct sluice_rail *
 	if (!rail->address_given)
 		address = "127.0.0.1:0";
 	r = sluice_tcp_address_parse(address, &rail->address, err);
-	if (r == 0)
-		r = check_loopback(&rail->conf, &rail->address, address, err);
 	if (r < 0)
 		goto out_free;
 	rail->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
@@ -102,8 +95,9 @@ static void rail_close(struct sluice_rail *rail)
 
 static void rail_limits(const struct sluice_rail *rail, struct sluice_rail_limits *ret_limits)
 {
+	(void)rail;
 	*ret_limits = (struct sluice_rail_limits){
-		.caps = rail->conf.allow_network ? 0 : SLUICE_CAP_LOOPBACK_ONLY,
+		.caps = 0,
 		.align_bytes = TCP_ALIGN_BYTES,
 		.op_bytes_max = TCP_OP_BYTES_MAX,
 		.depth_max = TCP_DEPTH_MAX,
@@ -113,7 +107,7 @@ static void rail_limits(const struct sluice_rail *rail, struct sluice_rail_limit
 	};
 }
 
-const struct tcp_rail_counters *sluice_tcp_rail_counters(const struct sluice_rail *rail)
+static const struct sluice_rail_stats *rail_stats(const struct sluice_rail *rail)
 {
 	return &rail->counters;
 }
@@ -376,11 +370,13 @@ const struct sluice_transport sluice_transport_tcp = {
 	.params = sluice_tcp_params,
 	.conf_size = sizeof(struct tcp_conf),
 	.rail_open = rail_open,
+	.address_is_local = address_is_local,
 	.rail_close = rail_close,
 	.rail_limits = rail_limits,
 	.rail_listen = rail_listen,
 	.rail_step = rail_step,
 	.rail_fd = rail_fd,
+	.rail_stats = rail_stats,
 	.mem_register = sluice_tcp_mem_register,
 	.mem_unregister = sluice_tcp_mem_unregister,
 	.mem_export = sluice_tcp_mem_export,

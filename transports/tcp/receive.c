@@ -84,6 +84,7 @@ static bool entry_resolve(
 		!sluice_range_inside(offset, len_bytes, mem->len_bytes))
 		return false;
 	*ret_extent = (struct tcp_extent){
+		.mem = mem,
 		.addr = mem->addr + offset,
 		.offset = offset,
 		.len_bytes = len_bytes,
@@ -144,6 +145,7 @@ static void batch_fill(struct tcp_rx *rx)
 			memset(extent->addr, 0, extent->len_bytes);
 			continue;
 		}
+		sluice_tcp_mem_fault_in(extent->mem, extent->offset, extent->len_bytes);
 		rx->iov[rx->iov_count++] = (struct iovec){extent->addr, extent->len_bytes};
 		rx->batch_bytes += extent->len_bytes;
 		low = start < low ? start : low;
@@ -209,7 +211,7 @@ static bool data_still_valid(struct sluice_conn *conn)
 
 	rx->generation = atomic_load(&conn->rail->mems_generation);
 	for (uint32_t i = 0; i < rx->extent_count; i++) {
-		const struct tcp_extent *extent = &rx->extents[i];
+		struct tcp_extent *extent = &rx->extents[i];
 		const struct sluice_mem *mem =
 			sluice_tcp_mem_find(conn->rail, extent->mem_id, &rx->mem_hint);
 
@@ -217,6 +219,7 @@ static bool data_still_valid(struct sluice_conn *conn)
 			!sluice_range_inside(extent->offset, extent->len_bytes, mem->len_bytes) ||
 			mem->addr + extent->offset != extent->addr)
 			return false;
+		extent->mem = mem;
 	}
 	return true;
 }

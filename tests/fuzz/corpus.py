@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""corpus: the inputs that fuzz targets start from, made from real messages; and old finds.
+
+Seeds are made here, so that a new message of a schema is a seed by itself. Finds are files of
+tests/fuzz/finds/TARGET: NAME.txt as it is, NAME.hex as hexadecimal bytes with # comments. A find
+stays there for good: every build runs it.
+"""
+
+import json
+import os
+import struct
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+SESSION = "0123456789abcdef0123456789abcdef"
+STEPS = "abcdefghijklm"  # session.c: how far a session has come
+
+
+def schema(name):
+    with open(os.path.join(ROOT, name), encoding="utf-8") as file:
+        return json.load(file)
+
+
+PEER = schema("engine/peer/peer-link.json")
+VMM = schema("engine/control/vmm-socket.json")
+
+# Values that make sense where the schema alone cannot know one.
+KNOWN = {"session": SESSION, "instance": SESSION, "protocol": 1, "transport": "tcp", "lanes": 1,
+         "address": "127.0.0.1:9", "key": "@KEY@", "staging-key": "@KEY@", "nonzero": "ff",
+         "slots": 4, "slot-bytes": 4096, "tickets": ["0" * 64], "epoch": 1, "lane": 0,
+         "features": [], "device": "dev", "devices": 0, "id": "ram", "region": "ram", "gpa": 0,
+         "size": 2 << 20, "page-size": 4096, "uri": "tcp:127.0.0.1:0", "fdname": "r",
+         "state": "pre-switchover"}
+
+
+def value_of(types, spec, name=""):
+    """A value that fits @spec."""
+    if "ref" in spec:
+        return value_of(types, types[spec["ref"]], name)
+    kind = spec["type"]
+    if kind == "array":
+        if name in KNOWN and isinstance(KNOWN[name], list):
+            return KNOWN[name]
+        return [value_of(types, spec["of"])] if spec.get("max", 1) > 0 else []
+    if name in KNOWN:
+        return KNOWN[name]
+    return {
+        "str": lambda: "x" * max(1, spec.get("min", 0)),
+        "int": lambda: max(0, spec.get("min", 0)),
+        "size": lambda: max(4096, spec.get("min", 0)),
+        "bool": lambda: True,
+        "number": lambda: 1.5,
+        "enum": lambda: spec["values"][0],
+        "object": lambda: members_of(types, spec["members"]),
+        "any": lambda: 1,
+    }[kind]()
+
+
+def members_of(types, members):
+    return {name: value_of(types, spec, name) for name, spec in members.items()}
+
+
+def peer_message(kind, **changes):
+    """A message of the peer link that fits the schema."""
+    message = {"type": kind, **members_of(PEER.get("types", {}), PEER["messages"][kind]["data"])}
+    message.update({name.replace("_", "-"): value for name, value in changes.items()})
+    return message
+
+
+def peer_messages():
+    return [peer_message(kind) for kind in PEER["messages"]]
+
+
+def vmm_command(name):
+    return {"execute": name,
+            "arguments": members_of(VMM.get("types", {}), VMM["commands"][name].get("args", {}))}
+
+
+def text(value):
+    return json.dumps(value, separators=(",", ":"))
+
+
+# ---- seeds, by target: name -> bytes or text ----
+
+def seeds_config():
+    yield "good", "lanes: 8\ndowntime-limit: 50ms\nmemory-budget: 64MiB\nthrottle: no\n"
+    yield "tcp", "---\ntcp.nodelay: yes\ntcp.send-buffer: 1M\n# a comment\n"
+    yield "alias", "a: &a [x, x]\nb: &b [*a, *a]\nlanes: *b\n"
+    yield "nested", "lanes: {a: {b: [[[1]]]}}\n"
+    yield "twice", "lanes: 1\nlanes: 2\n"
+    yield "unknown", "lane: 1\n"
+    yield "two-documents", "lanes: 1\n---\nlanes: 2\n"
+    yield "set", "s\nlanes=4\nlanes=129\nlans=4\nspin=20us\npin=onfault\nrail=127.0.0.1:1\nx\n=\n"
+    yield "tag", "lanes: !!int \"4\"\npin: 'none'\nrail: |\n  127.0.0.1:0\n"
+
+
+def seeds_record():
+    for decision in ("committed", "aborted", "undecided"):
+        yield decision, text({"session": SESSION, "decision": decision}) + "\n"
+    yield "other", text({"session": "f" * 32, "decision": "committed"}) + "\n"
+    yield "twice", '{"decision":"aborted","session":"%s","decision":"committed"}' % SESSION
+    yield "cut", '{"session": "%s", "decision": "commi' % SESSION
+
+
+def seeds_segments():
+    def sound(device, last, seq, slot, len_bytes):
+        return bytes([1, 0, device, last, seq, slot]) + struct.pack("<I", len_bytes)
+    raw = struct.pack("<IIIII", 0x53445631, 1 << 16, 0, 3, 100)
+    yield "raw", bytes([0, 20]) + raw + bytes([3, 0, 4])
+    yield "order", sound(0, 1, 1, 1, 9) + sound(0, 1, 0, 0, 9) + bytes([3, 0, 4, 3, 0, 4])
+    yield "twice", sound(1, 1, 0, 0, 9) * 2 + sound(1, 1, 0, 2, 9)
+    yield "credits", bytes([5, 5, 6, 1, 6, 0, 7, 1, 0, 7, 0, 1, 0, 8, 0, 6, 1, 7, 1, 1, 7, 1, 1])
+
+
+def seeds_view():
+    ram = {"total": 1 << 30, "remaining": 1 << 20, "transferred": 1 << 29, "dirty-pages-rate": 900}
+    migrate = {"status": "active", "session": SESSION, "total-time": 812, "expected-downtime-us": 4100,
+               "ram": ram, "bytes-per-second": 3e9}
+    lane = {"lane": 0, "state": "active", "worker": 1, "bytes": 1 << 28, "inflight-bytes": 1 << 20,
+            "busy-ns": 900, "idle-ns": 100}
+    done = {"status": "completed", "ram": ram, "downtime": 4, "error-desc": "none"}
+    yield "active", b"P\x18\x07" + "\n".join(
+        [text(migrate), text([lane, lane]), text([{**lane, "bytes": 0, "busy-ns": 1}])]).encode()
+    yield "done", b"\x00\x00\x01" + (text(done) + "\n[]\n").encode()
+    yield "narrow", b"\x05\x03\x03" + (text(migrate) + "\n" + text([lane] * 9)).encode()
+
+
+def frame(options, kind, count=0, body=b"", payload=0, first=0, ack=0):
+    header = struct.pack("<QIBBHIIQQ", 0, 0x46554c53, 1, kind, count, len(body), payload, first, ack)
+    return bytes([options]) + header + bytes([len(body) // 4]) + body
+
+
+def entry(offset, len_bytes, kind, mem=7):
+    return struct.pack("<QIIB7x", offset, mem, len_bytes, kind)
+
+
+def seeds_tcp_target():
+    two = entry(0, 4096, 1) + entry(8192, 4096, 2)
+    checked, mended = 16, 16 + 2 + 4
+    yield "data", frame(checked, 1, 2, two, 4096)
+    yield "three", frame(mended, 1, 2, two, 4096) + frame(mended, 2, 0, b"hi__") + frame(mended, 3)
+    yield "past-the-end", frame(checked, 1, 1, entry(65536 - 8, 4096, 1), 4096)
+    yield "overlapping", frame(mended, 1, 4, entry(0, 8192, 1) + entry(4096, 4096, 2) +
+                               entry(4096, 8192, 1) + entry(0, 16384, 2))
+    yield "read-only", frame(checked, 1, 1, entry(0, 4096, 1, 8), 4096)
+    yield "in-pieces", frame(mended + 64, 1, 2, two) + frame(127, 1, 2, two) * 3
+    yield "no-payload", frame(mended + 32, 1, 2, two)
+
+
+def seeds_tcp_source():
+    def answer(kind, ack, options=15):
+        return bytes([1, options, 0]) + struct.pack(
+            "<QIBBHIIQQ", 0, 0x46554c53, 1, kind, 0, 0, 0, 0, ack)
+    write, zero, send, flush = (bytes([0, 0, kind, 1]) for kind in range(4))
+    flush, send = flush[:3], send
+    greeting = bytes([0, 0])
+    yield "good", greeting + write + zero + flush + answer(3, 1) + answer(3, 2)
+    yield "too-much", greeting + write + answer(3, 9, 13)
+    yield "back", greeting + write + write + answer(3, 2) + answer(3, 1)
+    yield "send", greeting + send + flush + answer(2, 0) + answer(3, 1)
+    yield "data", greeting + answer(1, 0)
+    yield "welcome", bytes([0, 1])
+
+
+def seeds_session():
+    """Every message at every step, to both; then what a bad one of each may do."""
+    for message in peer_messages():
+        line = text(message).replace('"transport":"tcp"', '"transport":"sim"')
+        for step in STEPS:
+            yield f"{step}-{message['type']}", f"{step}\nS{line}\nT{line}\n>\n<\n+ 5\n"
+    for step in STEPS:
+        yield f"{step}-commands", "\n".join(
+            [step, "c pre-switchover", *"dDo", "y 1", "c commit", "+ 9", *"><xXlLbBrRv", ""])
+        yield f"{step}-lost", f"{step}\nl\n+ 20\nb\n>\n<\n+ 20\n"
+    held = text(peer_message("fenced", held=[0, 1, 255]))
+    yield "held", f"f\nS{held}\n"
+    yield "credits", "f\nS" + text(peer_message("credit", slots=[0, 0, 255])) + "\n"
+
+
+def seeds_vmm_socket():
+    caps = '{"execute":"qmp_capabilities"}\n'
+    for name in VMM["commands"]:
+        yield name, caps + text(vmm_command(name)) + "\n"
+        yield name + "-ready", "@memory\n" + text(vmm_command(name)) + "\n"
+    for kind in ("memfd", "small", "unsealed", "bitmap", "pipe", "null", "dir", "rdonly"):
+        yield "fd-" + kind, (f'{caps}@fd {kind}\n{text(vmm_command("getfd"))}\n'
+                             f'{text(vmm_command("memory-add"))}\n@fd {kind}\n'
+                             f'{text(vmm_command("getfd"))}\n{text(vmm_command("feed-add"))}\n')
+    yield "many-fds", caps + "@fds 70\n" + text(vmm_command("getfd")) + "\n"
+    yield "stray-fd", caps + "@fd null\n" + text(vmm_command("query-status")) + "\n"
+    yield "half", caps + '{"execute":"query-st'
+    yield "two", ("@memory\n@other\n" + caps + text(vmm_command("memory-remove")) + "\n@close\n@vmm\n"
+                  "@close\n@other\n" + caps + text(vmm_command("memory-remove")) + "\n")
+    yield "braces", caps + "{" * 40 + "\n[[[[\n}{\n"
+    yield "migrating", "@memory\n@migrate\n@vmm\n" + text(vmm_command("memory-add")) + "\n@close\n"
+    yield "strings", caps + '{"execute":"x\\u0000","id":"\\ud800"}\n{"execute":"\xff"}\n{"a":1,"a":2}\n'
+    yield "numbers", caps + '{"execute":1e999}\n{"execute":"x","id":99999999999999999999}\n{"id":NaN}\n'
+
+
+def seeds_peer_link():
+    hello, device = peer_message("hello"), peer_message("device")
+    for message in peer_messages():
+        yield message["type"], text(message) + "\n"
+        yield "hello-" + message["type"], text(hello) + "\n" + text(message) + "\n"
+        yield "source-" + message["type"], "<" + text(message) + "\n"
+    yield "to-the-end", "\n".join(text(m) for m in (hello, peer_message("finish"), peer_message(
+        "commit"), peer_message("resolve"))) + "\n@peer 1\n" + text(peer_message("resolve")) + "\n"
+    yield "devices", text(hello) + "\n" + (text(device) + "\n") * 2
+    yield "vmm-leaves", text(hello) + "\n@vmm\n@close\n@peer 0\n" + text(peer_message("finish")) + "\n"
+    yield "http", "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    yield "crowd", "".join(f"@peer {n}\n{{" for n in range(4)) + text(hello) + "\n"
+
+
+# ---- files ----
+
+def read_hex(path):
+    with open(path, encoding="ascii") as file:
+        return bytes.fromhex("".join(line.split("#")[0] for line in file))
+
+
+def finds(target):
+    """(name, bytes) of what was found before."""
+    folder = os.path.join(HERE, "finds", target)
+    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+        path = os.path.join(folder, name)
+        if name.endswith(".hex"):
+            yield name, read_hex(path)
+        else:
+            with open(path, "rb") as file:
+                yield name, file.read()
+
+
+def write(target, folder):
+    """All inputs of @target as files of @folder; returns their count."""
+    os.makedirs(folder, exist_ok=True)
+    inputs = [(f"seed-{name}", data.encode("latin-1") if isinstance(data, str) else data)
+              for name, data in globals()["seeds_" + target]()]
+    inputs += [(f"find-{name}", data) for name, data in finds(target)]
+    for name, data in inputs:
+        with open(os.path.join(folder, name.replace("/", "_")), "wb") as file:
+            file.write(data)
+    return len(inputs)
+
+
+def write_dictionary(path):
+    """Words of both schemas, for libFuzzer's -dict."""
+    words = set()
+
+    def collect(value):
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                if key != "doc":
+                    words.add(key)
+                    collect(inner)
+        elif isinstance(value, list):
+            for inner in value:
+                collect(inner)
+        elif isinstance(value, str) and len(value) < 32:
+            words.add(value)
+
+    for source in (PEER, VMM):
+        for part in ("types", "messages", "commands", "events"):
+            collect(source.get(part, {}))
+    with open(path, "w", encoding="ascii") as file:
+        for word in sorted(words):
+            if word.isascii() and word.isprintable() and not set(word) & set('"\\ '):
+                file.write(f'"{word}"\n')
