@@ -5,6 +5,7 @@
 #include <CUnit/Basic.h>
 
 #include "tests/conformance/tcp_raw.h"
+#include "tests/support/lane_guard.h"
 
 int main(void)
 {
@@ -17,6 +18,7 @@ int main(void)
 	};
 	unsigned int failures;
 
+	raw_tcp = lane_guard_transport(&sluice_transport_tcp);
 	if (CU_initialize_registry() != CUE_SUCCESS || CU_register_suites(suites) != CUE_SUCCESS) {
 		fprintf(stderr, "tcp_hostile: %s\n", CU_get_error_msg());
 		return 1;

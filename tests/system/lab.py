@@ -201,7 +201,7 @@ class Host:
     """A VMM, the engine it launched, and a runtime folder of its own.
 
     Options are refvm's, underscores for hyphens; `engine_set` is a dictionary of the engine's
-    parameters.
+    parameters, `engine` the name of its program.
     """
 
     def __init__(self, lab, name, options):
@@ -212,7 +212,8 @@ class Host:
         os.makedirs(self.runtime, mode=0o700)
         options = dict(options)
         engine_set = {"runtime-dir": self.runtime, **PATIENT, **options.pop("engine_set", {})}
-        arguments = [program("refvm"), "--engine", program("sluiced"),
+        arguments = [program("refvm"),
+                     "--engine", program(options.pop("engine", "sluiced")),
                      "--engine-listen", self.socket,
                      "--monitor", os.path.join(self.folder, "monitor.sock")]
         for key, value in engine_set.items():
