@@ -20,7 +20,7 @@ import threading
 import lab as lab_module
 from lab import ENDED, PATIENT, LabTest, migrate, wait_until
 from qmp import PATIENCE_S, QmpError
-from refusals import MIB, memfd
+from hand import MIB, memfd
 
 KEY = "8f3a0c5d7e91b2436f58a7c9d0e1f20314253647586970a1b2c3d4e5f6071829"
 OTHER_KEY = KEY[::-1]
