@@ -153,6 +153,14 @@ static void take_message(struct sluice_link *link, const json_t *message)
 	go_down(link, CLEAR_AT_TLS);
 }
 
+static void take_nonsense(struct sluice_link *link, const char *why)
+{
+	if (!link->refusing && link->handlers.bad != NULL)
+		link->handlers.bad(link->handlers.ctx, why);
+	if (alive(link))
+		go_down(link, why);
+}
+
 static void read_messages(struct sluice_link *link)
 {
 	struct sluice_error err = {0};
@@ -167,7 +175,7 @@ static void read_messages(struct sluice_link *link)
 		if (r > 0)
 			r = sluice_peer_check(message, &err);
 		if (r < 0)
-			go_down(link, err.text);
+			take_nonsense(link, err.text);
 		else
 			take_message(link, message);
 		json_decref(message);

@@ -83,11 +83,14 @@ struct sluice_session_conf {
 	const char *rail_address; /* target: what peers connect to */
 	struct sluice_crew *crew;
 	uint32_t lanes;
+	uint64_t staging_nodes; /* NUMA nodes for the outbox, see sluice_node_prefer() */
 	uint64_t memory_budget_bytes; /* bytes in flight, all lanes together */
 	uint64_t
 		max_bandwidth_bytes_per_s; /* source: of guest memory until it stops; 0: no limit */
 	uint64_t peer_timeout_ns; /* silence after which the peer link counts as lost */
 	uint64_t setup_timeout_ns;
+	uint64_t
+		record_ns; /* what a record of the commit takes on this host, measured; 0: nothing */
 	uint64_t switchover_timeout_ns; /* source: longest time a guest is stopped; 0: no bound */
 	uint64_t
 		lane_timeout_ns; /* bytes in flight and none placed for so long: the lane is lost */
