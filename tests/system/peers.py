@@ -437,10 +437,10 @@ class Tickets(PeerTest):
         self.refused_count(target, 1)
 
     def test_too_late(self):
-        target = Engine(self.lab, "target", setup_timeout="200ms")
+        target = Engine(self.lab, "target", **{**PATIENT, "setup-timeout": "200ms"})
         _, welcome = self.hello(target.incoming(), "e" * 32)
         wait_until("nobody waits for it any more", lambda: target.vmm.command(
-            "query-lanes")[0]["state"] != "connecting")
+            "query-lanes")[0]["state"] == "lost")
         self.assertFalse(self.show(welcome, welcome["tickets"][0]), "it had expired")
         self.refused_count(target, 1)
 
