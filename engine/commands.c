@@ -365,7 +365,10 @@ static json_t *lane_json(
 		(json_int_t)set->window_bytes, "losses", (json_int_t)slot->losses, "bytes",
 		(json_int_t)c.bytes_placed, "bytes-on-wire", (json_int_t)conn.bytes_out, "syscalls",
 		(json_int_t)conn.syscalls_out);
-	json_object_set_new(reply, "worker", json_integer((json_int_t)place.worker));
+	if (slot->lane != NULL)
+		place.worker = sluice_crew_worker_of(engine->crew, slot->lane);
+	if (place.worker != SLUICE_CREW_ANY)
+		json_object_set_new(reply, "worker", json_integer((json_int_t)place.worker));
 	json_object_set_new(reply, "node", json_integer(place.node));
 	json_object_set_new(reply, "pages-sent", json_integer((json_int_t)c.pages_sent));
 	json_object_set_new(reply, "pages-zero", json_integer((json_int_t)c.pages_zero));
