@@ -72,13 +72,12 @@ class Placement(LabTest):
             self.assertGreaterEqual(worker["node"], 0)
         topics = {reason["about"] for reason in plan["reasons"]}
         self.assertLessEqual({"lanes", "nodes", "workers", "binding", "rails"}, topics)
-        self.assertIn("worker 0", self.sluice(host, "topology", "--engine"))
+        self.assertIn("worker 0", self.run_sluice("--socket", host.socket, "topology", "--engine"))
 
-    def sluice(self, host, *arguments):
-        return subprocess.run(
-            [lab_module.program("sluice"), "--socket", host.socket, *arguments],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, universal_newlines=True,
-            timeout=PATIENCE_S, check=True).stdout
+    def run_sluice(self, *arguments):
+        return subprocess.run([lab_module.program("sluice"), *arguments],
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              universal_newlines=True, timeout=PATIENCE_S, check=True).stdout
 
     def test_cores_by_hand(self):
         """One core each, the workers and the lanes on them; the ends need not be alike."""
@@ -126,11 +125,30 @@ class Placement(LabTest):
         self.assertIn(f"may not use core {MINE[0]} (CPU affinity or cpuset); it may use "
                       f"{MINE[-1]}", error)
 
+    def test_two_nodes(self):
+        """hwloc is told that the machine's CPUs are on two nodes; all memory is on the real one.
+        The kernel knows of one node only, so what is left out is putting memory somewhere."""
+        half = max(MINE) // 2 + 1
+        nodes = [{cpu for cpu in MINE if cpu // half == node} for node in range(2)]
+        os.environ["HWLOC_SYNTHETIC"] = f"pack:2 [numa] core:{half} pu:1"
+        self.addCleanup(os.environ.pop, "HWLOC_SYNTHETIC")
+        machine = json.loads(self.run_sluice("topology", "--json"))["machine"]
+        if len(machine["nodes"]) != 2 or not all(nodes):
+            self.skipTest("there is no hwloc, or too few CPUs for two nodes")
+        if os.path.exists("/sys/devices/system/node/node1"):
+            self.skipTest("this machine has nodes of its own")
+        here, there = self.moved({"workers": 2, "lanes": 4}, {"numa": "off", "workers": 2})
+        plan = here.engine_command("query-placement")
+        for worker in plan["workers"]:
+            self.assertLessEqual(cpus_of(worker["cpus"]), nodes[worker["node"]])
+        self.check(here, [cpus_of(worker["cpus"]) for worker in plan["workers"]], 4)
+        self.assertEqual([lane["node"] for lane in plan["lanes"]], [0, 1, 0, 1])
+        self.assertEqual(plan["bitmap-nodes"], [0, 1])
+        self.assertGreaterEqual(plan["chunks-located"], 20)  # of 32 MiB-and-more of guest data
+        self.assertEqual(there.engine_command("query-placement")["workers"][0]["node"], -1)
+
     def test_topology_is_json(self):
-        out = subprocess.run([lab_module.program("sluice"), "topology", "--json"],
-                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                             universal_newlines=True, timeout=PATIENCE_S, check=True).stdout
-        machine = json.loads(out)["machine"]
+        machine = json.loads(self.run_sluice("topology", "--json"))["machine"]
         self.assertEqual(cpus_of(machine["cpus-allowed"]), set(MINE))
         self.assertGreaterEqual(len(machine["nodes"]), 1)
 

@@ -304,6 +304,25 @@ static void test_an_unknown_node_is_no_home(void)
 	world_end(&w);
 }
 
+/* Regions come and go, and the ledger's order is not the memory's. */
+static void test_a_removed_region_is_passed_over(void)
+{
+	struct world w, other;
+
+	world_make(&w, (uint32_t)(node_here() < 0 ? 0 : node_here()));
+	world_make(&other, 999);
+	fill(&w, 0);
+	w.memory.regions[0] = &other.region;
+	CU_ASSERT_FALSE(sluice_homes_step(&w.homes));
+	CU_ASSERT_EQUAL(w.homes.found, 0);
+	w.memory.regions[1] = &w.region;
+	w.memory.count = 2;
+	CU_ASSERT_FALSE(sluice_homes_step(&w.homes));
+	CU_ASSERT_EQUAL(w.homes.found, node_here() < 0 ? 0 : 1);
+	world_end(&other);
+	world_end(&w);
+}
+
 int main(void)
 {
 	static const struct unit_test tests[] = {
@@ -313,6 +332,7 @@ int main(void)
 		{"chunks are found, and holes stay holes",
 			test_chunks_are_found_and_holes_stay_holes},
 		{"an unknown node is no home", test_an_unknown_node_is_no_home},
+		{"a removed region is passed over", test_a_removed_region_is_passed_over},
 		{0},
 	};
 	struct sluice_error err = {0};
