@@ -170,6 +170,18 @@ HANDLER(migrate_cancel)
 	return done_session(engine, r);
 }
 
+HANDLER(migrate_pause)
+{
+	(void)client, (void)args;
+	return done_session(ctx, sluice_engine_pause(ctx, err));
+}
+
+HANDLER(migrate_recover)
+{
+	(void)client;
+	return done_session(ctx, sluice_engine_recover(ctx, text(args, "uri"), err));
+}
+
 HANDLER(dirty_sync_done)
 {
 	struct sluice_engine *engine = ctx;
@@ -268,6 +280,9 @@ HANDLER(migrate_set_parameters)
 	policy = sluice_engine_policy(engine);
 	if (engine->source != NULL)
 		sluice_source_set_policy(engine->source, &policy);
+	if (engine->source != NULL)
+		sluice_source_set_max_bandwidth(
+			engine->source, engine->config.max_bandwidth_bytes_per_s);
 	return json_object();
 }
 
@@ -343,7 +358,12 @@ static const struct sluice_lane_set *lanes_of(const struct sluice_engine *engine
 static json_t *lane_json(
 	const struct sluice_engine *engine, const struct sluice_lane_set *set, uint32_t lane)
 {
-	static const char *const states[] = {"closed", "connecting", "active", "lost"};
+	static const char *const states[] = {[SLUICE_LANE_CLOSED] = "closed",
+		[SLUICE_LANE_OPENING] = "connecting",
+		[SLUICE_LANE_CONNECTING] = "connecting",
+		[SLUICE_LANE_ACTIVE] = "active",
+		[SLUICE_LANE_FENCING] = "lost"};
+	uint64_t now_ns = sluice_now_ns();
 	const struct sluice_lane_slot *slot = &set->slots[lane];
 	struct sluice_conn_stats conn = slot->past_conn;
 	struct sluice_lane_counters c;
@@ -362,6 +382,12 @@ static json_t *lane_json(
 		(json_int_t)set->window_bytes, "losses", (json_int_t)slot->losses, "bytes",
 		(json_int_t)c.bytes_placed, "bytes-on-wire", (json_int_t)conn.bytes_out, "syscalls",
 		(json_int_t)conn.syscalls_out);
+	json_object_set_new(reply, "reopened", json_integer((json_int_t)slot->reopened));
+	json_object_set_new(reply, "bytes-resent", json_integer((json_int_t)c.bytes_resent));
+	if (slot->standing == SLUICE_LANE_CLOSED && slot->retry_ns > now_ns &&
+		slot->retry_ns != SLUICE_NEVER)
+		json_object_set_new(reply, "retry-in",
+			json_integer((json_int_t)((slot->retry_ns - now_ns) / SLUICE_NS_PER_MS)));
 	json_object_set_new(reply, "pages-sent", json_integer((json_int_t)c.pages_sent));
 	json_object_set_new(reply, "pages-zero", json_integer((json_int_t)c.pages_zero));
 	json_object_set_new(reply, "busy-ns", json_integer((json_int_t)c.busy_ns));
@@ -567,6 +593,8 @@ const struct sluice_command sluice_engine_commands[] = {
 	{"migrate-incoming", migrate_incoming},
 	{"migrate-continue", migrate_continue},
 	{"migrate_cancel", migrate_cancel},
+	{"migrate-pause", migrate_pause},
+	{"migrate-recover", migrate_recover},
 	{"migrate-set-parameters", migrate_set_parameters},
 	{"query-migrate-parameters", query_migrate_parameters},
 	{"query-migrate", query_migrate},

@@ -35,6 +35,11 @@ const struct sluice_param sluice_config_params[] = {
 		"threads that step lanes; 0 chooses by cores and lanes", false},
 	{"memory-budget", SLUICE_PARAM_SIZE, FIELD(memory_budget_bytes), "64MiB", 1u << 20,
 		64ull << 30, NULL, "bytes in flight, all lanes together", false},
+	{"max-bandwidth", SLUICE_PARAM_SIZE, FIELD(max_bandwidth_bytes_per_s), "0", 0, 1ull << 50,
+		NULL,
+		"guest memory sent per second while the guest runs, in bytes; 0: no limit; once it "
+		"is stopped there is none",
+		true},
 	{"device-slots", SLUICE_PARAM_UINT, FIELD(device_slots), "16", 1, SLUICE_SLOTS_MAX, NULL,
 		"slots in which a target receives device state", false},
 	{"device-slot-size", SLUICE_PARAM_SIZE, FIELD(device_slot_bytes), "256KiB", 4096, 64u << 20,
@@ -85,6 +90,25 @@ const struct sluice_param sluice_config_params[] = {
 		3600 * SLUICE_NS_PER_S, NULL,
 		"how long a guest may be stopped before the migration fails and it runs on at the "
 		"source; 0: no bound",
+		false},
+	{"lane-timeout", SLUICE_PARAM_TIME, FIELD(lane_timeout_ns), "5s", 10 * SLUICE_NS_PER_MS,
+		3600 * SLUICE_NS_PER_S, NULL,
+		"how long a lane may place nothing of what is in flight, while the peer answers, "
+		"before it counts as lost",
+		false},
+	{"recover-retries", SLUICE_PARAM_UINT, FIELD(recover_retries), "20", 0, 1000000, NULL,
+		"how often a source that lost its target or all lanes tries again by itself; then "
+		"the migration stays paused until migrate-recover",
+		false},
+	{"recover-pause", SLUICE_PARAM_TIME, FIELD(recover_pause_ns), "100ms", SLUICE_NS_PER_MS,
+		600 * SLUICE_NS_PER_S, NULL,
+		"the wait before the first of these tries, and before a lost lane is opened again; "
+		"it "
+		"doubles up to 5 s",
+		false},
+	{"recover-timeout", SLUICE_PARAM_TIME, FIELD(recover_timeout_ns), "120s", 0,
+		24 * 3600 * SLUICE_NS_PER_S, NULL,
+		"how long a target waits for a source that vanished before everything had arrived",
 		false},
 	{"linger", SLUICE_PARAM_TIME, FIELD(linger_ns), "5s", 0, 3600 * SLUICE_NS_PER_S, NULL,
 		"how long an engine waits for a VMM that vanished to come back, before it ends",

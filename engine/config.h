@@ -20,6 +20,7 @@ struct sluice_config {
 	uint64_t lanes;
 	uint64_t workers;
 	uint64_t memory_budget_bytes;
+	uint64_t max_bandwidth_bytes_per_s;
 	uint64_t device_slots;
 	uint64_t device_slot_bytes;
 	int pin; /* enum sluice_pin */
@@ -38,6 +39,10 @@ struct sluice_config {
 	uint64_t peer_timeout_ns;
 	uint64_t setup_timeout_ns;
 	uint64_t switchover_timeout_ns;
+	uint64_t lane_timeout_ns;
+	uint64_t recover_retries;
+	uint64_t recover_pause_ns;
+	uint64_t recover_timeout_ns;
 	uint64_t linger_ns;
 	uint64_t spin_ns;
 	uint64_t yield_ns;

@@ -118,18 +118,28 @@ static int connect_peer(struct sluice_engine *engine, struct sluice_error *err)
 		engine->loop, &engine->peer, &opts, &handlers, &engine->link, err);
 }
 
+static void env_peer_disconnect(void *ctx)
+{
+	struct sluice_engine *engine = ctx;
+
+	sluice_link_close(engine->link);
+	engine->link = NULL;
+}
+
 static void env_peer_reconnect(void *ctx)
 {
 	struct sluice_engine *engine = ctx;
 	struct sluice_error err = {0};
+	int r = connect_peer(engine, &err);
 
-	if (connect_peer(engine, &err) < 0)
-		sluice_source_peer_lost(engine->source, err.text);
+	if (r < 0)
+		sluice_source_peer_lost(engine->source, r, err.text);
 }
 
 static const struct sluice_session_env engine_env = {
 	.now_ns = env_now_ns,
 	.peer_send = env_peer_send,
+	.peer_disconnect = env_peer_disconnect,
 	.peer_reconnect = env_peer_reconnect,
 	.vmm_event = env_vmm_event,
 	.decide = env_decide,
@@ -284,10 +294,15 @@ static int begin(struct sluice_engine *engine, uint32_t lanes, struct sluice_ses
 		.crew = engine->crew,
 		.lanes = lanes,
 		.memory_budget_bytes = engine->config.memory_budget_bytes,
+		.max_bandwidth_bytes_per_s = engine->config.max_bandwidth_bytes_per_s,
 		.peer_timeout_ns = engine->config.peer_timeout_ns,
 		.setup_timeout_ns = engine->config.setup_timeout_ns,
 		.record_ns = record_ns,
 		.switchover_timeout_ns = engine->config.switchover_timeout_ns,
+		.lane_timeout_ns = engine->config.lane_timeout_ns,
+		.recover_retries = (uint32_t)engine->config.recover_retries,
+		.recover_pause_ns = engine->config.recover_pause_ns,
+		.recover_timeout_ns = engine->config.recover_timeout_ns,
 		.policy = sluice_engine_policy(engine),
 		.regions = engine->regions,
 		.region_count = engine->memory.count,
@@ -418,6 +433,18 @@ static void stranger_down(void *ctx, const char *why)
 	sluice_security_refused(stranger->engine, why);
 }
 
+void sluice_engine_adopt_link(struct sluice_engine *engine, struct sluice_stranger *stranger)
+{
+	struct sluice_link_handlers handlers = link_handlers;
+
+	handlers.ctx = engine;
+	sluice_link_close(engine->link);
+	engine->link = stranger->link;
+	stranger->link = NULL;
+	sluice_link_set_handlers(engine->link, &handlers);
+	sluice_target_peer_back(engine->target);
+}
+
 static void refuse(struct sluice_link *link, const char *text)
 {
 	sluice_link_send(link, json_pack("{s:s, s:s}", "type", "refuse", "error", text));
@@ -500,6 +527,8 @@ static void hello(struct sluice_stranger *stranger, const json_t *message)
 	struct sluice_error err = {0};
 
 	stranger->link = NULL;
+	if (engine->target != NULL)
+		sluice_target_superseded(engine->target, message);
 	if (check_awaits(engine, &err) < 0) {
 		refuse(link, err.text);
 		sluice_link_close(link);
@@ -531,14 +560,7 @@ static void resolve(struct sluice_stranger *stranger, const json_t *message)
 	struct sluice_error err = {0};
 
 	if (engine->target != NULL && strcmp(session, sluice_target_session(engine->target)) == 0) {
-		struct sluice_link_handlers handlers = link_handlers;
-
-		handlers.ctx = engine;
-		sluice_link_close(engine->link);
-		engine->link = stranger->link;
-		stranger->link = NULL;
-		sluice_link_set_handlers(engine->link, &handlers);
-		sluice_target_peer_back(engine->target);
+		sluice_engine_adopt_link(engine, stranger);
 		sluice_target_peer_message(engine->target, message);
 		return;
 	}
@@ -554,11 +576,17 @@ static void stranger_message(void *ctx, const json_t *message)
 {
 	struct sluice_stranger *stranger = ctx;
 	const char *type = sluice_peer_type(message);
+	struct sluice_error err = {0};
 
 	if (strcmp(type, "hello") == 0) {
 		hello(stranger, message);
 	} else if (strcmp(type, "resolve") == 0) {
 		resolve(stranger, message);
+	} else if (strcmp(type, "resume") == 0) {
+		if (sluice_engine_resume(stranger, message, &err) < 0) {
+			refuse(stranger->link, err.text);
+			stranger_gone(stranger);
+		}
 	} else {
 		refuse(stranger->link, "a session begins with hello");
 		stranger_gone(stranger);
@@ -626,7 +654,8 @@ static void link_message(void *ctx, const json_t *message)
 		sluice_source_peer_message(engine->source, message);
 	else if (engine->target != NULL)
 		sluice_target_peer_message(engine->target, message);
-	if (engine->streams != NULL && strcmp(sluice_peer_type(message), "credit") == 0)
+	if (engine->streams != NULL && (strcmp(sluice_peer_type(message), "credit") == 0 ||
+					       strcmp(sluice_peer_type(message), "resumed") == 0))
 		sluice_streams_credits(engine->streams);
 	sluice_engine_tick(engine, sluice_now_ns());
 }
@@ -638,7 +667,7 @@ static void link_down(void *ctx, const char *why)
 
 	engine->link = NULL;
 	if (engine->source != NULL)
-		sluice_source_peer_lost(engine->source, why);
+		sluice_source_peer_lost(engine->source, sluice_link_error(link), why);
 	else if (engine->target != NULL)
 		sluice_target_peer_lost(engine->target, why);
 	sluice_link_close(link);
@@ -668,113 +697,4 @@ void sluice_engine_tick(void *ctx, uint64_t now_ns)
 		sluice_streams_destroy(engine->streams);
 		engine->streams = NULL;
 	}
-}
-
-/* ---- what became of a session ---- */
-
-static const char *source_status(const struct sluice_source *source)
-{
-	const char *status = sluice_source_status(source);
-
-	if (sluice_source_is_in_doubt(source))
-		return "in-doubt";
-	if (strcmp(status, "completed") == 0)
-		return "committed";
-	return sluice_source_is_over(source) ? "aborted" : "active";
-}
-
-static const char *target_status(const struct sluice_target *target)
-{
-	const char *status = sluice_target_status(target);
-
-	if (sluice_target_is_prepared(target))
-		return strcmp(status, "in-doubt") == 0 ? "in-doubt" : "prepared";
-	if (strcmp(status, "completed") == 0)
-		return "committed";
-	return sluice_target_is_over(target) ? "aborted" : "active";
-}
-
-/*
- * Asked about a session of an engine that died before us: without a record it neither said commit
- * nor told its VMM to run. It may still hang somewhere and try later, so the answer is made true
- * first: the session is aborted on record, on both sides, and a record cannot be replaced.
- */
-static int burn_unknown(struct sluice_engine *engine, const char *session, const char **ret_status,
-	const char **ret_role, struct sluice_error *err)
-{
-	const char *dir = engine->config.runtime_dir;
-	enum sluice_decision decision;
-	int r = sluice_record_read(dir, SLUICE_RECORD_SOURCE, session, &decision, err);
-
-	*ret_role = "source";
-	if (r == 0 && decision == SLUICE_UNDECIDED) {
-		r = sluice_record_decide(
-			dir, SLUICE_RECORD_TARGET, session, SLUICE_ABORTED, &decision, err);
-		if (r == 0 && decision == SLUICE_COMMITTED)
-			*ret_role = "target";
-		else if (r == 0)
-			r = sluice_record_decide(
-				dir, SLUICE_RECORD_SOURCE, session, SLUICE_ABORTED, &decision, err);
-	}
-	if (r == 0)
-		*ret_status = decision == SLUICE_COMMITTED ? "committed" : "aborted";
-	return r;
-}
-
-int sluice_engine_session_status(struct sluice_engine *engine, const char *session,
-	const char **ret_status, const char **ret_role, struct sluice_error *err)
-{
-	if (session == NULL)
-		session = engine->session;
-	*ret_status = "none";
-	*ret_role = NULL;
-	if (*session == '\0')
-		return 0;
-	if (strcmp(session, engine->session) == 0 && engine->source != NULL) {
-		*ret_role = "source";
-		*ret_status = source_status(engine->source);
-		return 0;
-	}
-	if (strcmp(session, engine->session) == 0 && engine->target != NULL) {
-		*ret_role = "target";
-		*ret_status = target_status(engine->target);
-		return 0;
-	}
-	return burn_unknown(engine, session, ret_status, ret_role, err);
-}
-
-/* The engine that held the session is gone: its commit is on record, its outcome is not known. */
-static int resolve_from_record(struct sluice_engine *engine, const char *session,
-	enum sluice_decision decision, struct sluice_error *err)
-{
-	enum sluice_decision recorded;
-	int r = sluice_record_read(
-		engine->config.runtime_dir, SLUICE_RECORD_SOURCE, session, &recorded, err);
-
-	if (r < 0)
-		return r;
-	if (recorded != SLUICE_COMMITTED)
-		return sluice_fail(
-			err, -ENOENT, "session-resolve", "no session %s is in doubt here", session);
-	sluice_server_event(engine->server, "MIGRATION",
-		decision == SLUICE_COMMITTED
-			? json_pack("{s:s, s:s}", "status", "completed", "session", session)
-			: json_pack("{s:s, s:s, s:s}", "status", "failed", "session", session,
-				  "error-desc", "resolved as aborted by the operator"));
-	return 0;
-}
-
-int sluice_engine_resolve(struct sluice_engine *engine, const char *session,
-	enum sluice_decision decision, struct sluice_error *err)
-{
-	int r;
-
-	/* The last session's name outlives it, for queries: memory-remove lets go of the rest. */
-	if (strcmp(session, engine->session) != 0 ||
-		(engine->source == NULL && engine->target == NULL))
-		return resolve_from_record(engine, session, decision, err);
-	r = engine->source != NULL ? sluice_source_resolve(engine->source, decision, err)
-				   : sluice_target_resolve(engine->target, decision, err);
-	sluice_engine_tick(engine, sluice_now_ns());
-	return r;
 }

@@ -15,6 +15,16 @@ static void add_counters(struct sluice_lane_counters *to, const struct sluice_la
 #undef X
 }
 
+/* Connections of one lane follow each other: the peak is the highest, not the sum. */
+static void join_counters(struct sluice_lane_counters *to, const struct sluice_lane_counters *from)
+{
+	uint64_t peak = to->inflight_bytes_peak;
+
+	add_counters(to, from);
+	to->inflight_bytes_peak = peak;
+	SLUICE_COUNT_MAX(to->inflight_bytes_peak, SLUICE_COUNT_READ(from->inflight_bytes_peak));
+}
+
 int sluice_lane_set_open(struct sluice_lane_set *set, uint32_t lane,
 	const struct sluice_ticket *ticket, const char *peer_address, uint64_t deadline_ns,
 	struct sluice_error *err)
@@ -70,6 +80,7 @@ void sluice_lane_set_lost(struct sluice_lane_set *set, uint32_t lane)
 
 	SLUICE_ASSERT(slot->lane != NULL);
 	sluice_crew_remove(set->crew, slot->lane);
+	sluice_lane_stop(slot->lane);
 	sluice_lane_abandon(slot->lane);
 	slot->losses++;
 	slot->standing = SLUICE_LANE_FENCING;
@@ -80,12 +91,13 @@ void sluice_lane_set_close(struct sluice_lane_set *set, uint32_t lane)
 	struct sluice_lane_slot *slot = &set->slots[lane];
 	const struct sluice_conn_stats *conn;
 
+	slot->standing = SLUICE_LANE_CLOSED;
 	if (slot->lane == NULL)
 		return;
 	sluice_crew_remove(set->crew, slot->lane);
 	if (set->role == SLUICE_ROLE_TARGET)
 		sluice_lane_fence(slot->lane);
-	add_counters(&slot->past, sluice_lane_counters(slot->lane));
+	join_counters(&slot->past, sluice_lane_counters(slot->lane));
 	conn = sluice_lane_conn_stats(slot->lane);
 	slot->past_conn.bytes_out += SLUICE_COUNT_READ(conn->bytes_out);
 	slot->past_conn.bytes_in += SLUICE_COUNT_READ(conn->bytes_in);
@@ -93,7 +105,6 @@ void sluice_lane_set_close(struct sluice_lane_set *set, uint32_t lane)
 	slot->past_conn.syscalls_in += SLUICE_COUNT_READ(conn->syscalls_in);
 	sluice_lane_destroy(slot->lane);
 	slot->lane = NULL;
-	slot->standing = SLUICE_LANE_CLOSED;
 }
 
 void sluice_lane_set_close_all(struct sluice_lane_set *set)
@@ -127,7 +138,7 @@ void sluice_lane_set_counters(
 {
 	*ret_counters = set->slots[lane].past;
 	if (set->slots[lane].lane != NULL)
-		add_counters(ret_counters, sluice_lane_counters(set->slots[lane].lane));
+		join_counters(ret_counters, sluice_lane_counters(set->slots[lane].lane));
 }
 
 void sluice_lane_set_sum(

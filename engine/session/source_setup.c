@@ -4,6 +4,7 @@
  * which pages are dirty at the start. Control thread.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,6 +16,7 @@ void source_say_hello(struct sluice_source *s)
 {
 	json_t *regions = json_array();
 
+	s->hello_said = true;
 	for (uint32_t i = 0; i < s->conf.region_count; i++) {
 		const struct sluice_session_region *r = &s->conf.regions[i];
 
@@ -145,16 +147,12 @@ static int open_lanes(struct sluice_source *s, const json_t *message)
 		return sluice_fail_scope(&s->error, SLUICE_SCOPE_SESSION, -EPROTO, "welcome",
 			"the peer sent %zu tickets for %u lanes", json_array_size(tickets),
 			s->conf.lanes);
+	snprintf(s->rail_address, sizeof(s->rail_address), "%s", text_of(message, "address"));
+	snprintf(s->peer_instance, sizeof(s->peer_instance), "%s", text_of(message, "instance"));
 	for (uint32_t lane = 0; lane < s->conf.lanes; lane++) {
-		struct sluice_ticket ticket;
-		int r;
+		const char *ticket = json_string_value(json_array_get(tickets, lane));
+		int r = source_open_lane(s, lane, ticket, deadline_ns, &s->error);
 
-		if (sluice_unhex(json_string_value(json_array_get(tickets, lane)), ticket.secret,
-			    sizeof(ticket.secret)) != SLUICE_TICKET_BYTES)
-			return sluice_fail_scope(&s->error, SLUICE_SCOPE_SESSION, -EPROTO,
-				"welcome", "the peer sent a ticket that is not hexadecimal");
-		r = sluice_lane_set_open(&s->lanes, lane, &ticket, text_of(message, "address"),
-			deadline_ns, &s->error);
 		if (r < 0)
 			return r;
 	}

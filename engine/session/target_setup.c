@@ -80,8 +80,10 @@ int target_say_welcome(struct sluice_target *t, struct sluice_error *err)
 	json_t *tickets = json_array(), *regions = json_array();
 
 	for (uint32_t lane = 0; lane < t->lanes.count; lane++) {
-		int r = target_open_lane(t, lane, tickets, err);
+		json_t *ticket = NULL;
+		int r = target_open_lane(t, lane, t->conf.setup_timeout_ns, &ticket, err);
 
+		json_array_append_new(tickets, ticket);
 		if (r < 0) {
 			json_decref(tickets);
 			json_decref(regions);

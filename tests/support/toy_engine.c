@@ -267,6 +267,8 @@ static const struct sluice_command commands[] = {
 	{"migrate-incoming", migrate_incoming},
 	{"migrate-continue", do_nothing},
 	{"migrate_cancel", migrate_cancel},
+	{"migrate-pause", do_nothing},
+	{"migrate-recover", do_nothing},
 	{"migrate-set-parameters", set_parameters},
 	{"query-migrate-parameters", query_parameters},
 	{"query-migrate", query_migrate},
