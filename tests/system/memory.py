@@ -17,9 +17,9 @@ import tempfile
 import unittest
 
 import lab as lab_module
+from hand import Engine, memfd
 from lab import ENDED, LabTest, migrate, wait_until
 from qmp import PATIENCE_S, Qmp, QmpError
-from refusals import Engine, memfd
 
 MIB = 1 << 20
 PAGE = 4096
