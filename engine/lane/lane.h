@@ -29,6 +29,7 @@
 
 #include "engine/lane/counters.h"
 #include "engine/lane/mailbox.h"
+#include "engine/lane/pace.h"
 
 struct sluice_ledger;
 struct sluice_outbox;
@@ -59,6 +60,7 @@ struct sluice_lane_work {
 	void (*wake)(void *ctx);
 	void *wake_ctx;
 	uint32_t gate; /* atomic; nonzero: lanes may take work */
+	struct sluice_pace pace; /* of guest memory; device segments are never held back */
 };
 
 struct sluice_lane_conf {
@@ -91,6 +93,8 @@ void sluice_lane_abandon(struct sluice_lane *lane);
 /* Control, at the target, while no worker steps it: nothing of this lane lands any more. */
 void sluice_lane_fence(struct sluice_lane *lane);
 
+/* The nodes (kernel's numbers) that its memory is on; 0 when nobody says. */
+uint64_t sluice_lane_memory_nodes(const struct sluice_lane *lane);
 struct sluice_mailbox *sluice_lane_mailbox(struct sluice_lane *lane);
 const struct sluice_lane_counters *sluice_lane_counters(const struct sluice_lane *lane);
 struct sluice_lane_counters *sluice_lane_counters_for_worker(struct sluice_lane *lane);

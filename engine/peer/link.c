@@ -153,6 +153,14 @@ static void take_message(struct sluice_link *link, const json_t *message)
 	go_down(link, CLEAR_AT_TLS);
 }
 
+static void take_nonsense(struct sluice_link *link, const char *why)
+{
+	if (!link->refusing && link->handlers.bad != NULL)
+		link->handlers.bad(link->handlers.ctx, why);
+	if (alive(link))
+		go_down(link, why);
+}
+
 static void read_messages(struct sluice_link *link)
 {
 	struct sluice_error err = {0};
@@ -169,7 +177,7 @@ static void read_messages(struct sluice_link *link)
 			if (r > 0)
 				r = sluice_peer_check(message, &err);
 			if (r < 0)
-				go_down(link, err.text);
+				take_nonsense(link, err.text);
 			else
 				take_message(link, message);
 			json_decref(message);
@@ -230,12 +238,6 @@ static void handshake(struct sluice_link *link)
 	uint32_t events = EPOLLIN;
 	int r;
 
-	if (!link->adopted && peek(link) == '{') {
-		go_down(link,
-			"the peer's link is in clear text and this one is encrypted; set psk-file "
-			"there to a file with the same key, or security: none here");
-		return;
-	}
 	r = link->module->handshake(link->tls, &events, &err);
 	if (r < 0)
 		go_down(link, err.text);

@@ -117,6 +117,7 @@ int sluice_source_create(const struct sluice_session_conf *conf,
 	s->env = *env;
 	s->work.ledger = s->ledger;
 	s->work.regions = s->regions;
+	sluice_pace_set(&s->work.pace, conf->max_bandwidth_bytes_per_s);
 	s->work.wake = conf->wake;
 	s->work.wake_ctx = conf->wake_ctx;
 	s->lanes.transport = conf->transport;
@@ -213,6 +214,13 @@ uint64_t sluice_source_deadline_ns(const struct sluice_source *s)
 void sluice_source_set_policy(struct sluice_source *s, const struct sluice_policy_conf *policy)
 {
 	s->conf.policy = *policy;
+}
+
+void sluice_source_set_max_bandwidth(struct sluice_source *s, uint64_t bytes_per_s)
+{
+	s->conf.max_bandwidth_bytes_per_s = bytes_per_s;
+	sluice_pace_set(&s->work.pace, s->stopped_ns == 0 ? bytes_per_s : 0);
+	source_wake_lanes(s);
 }
 
 struct sluice_outbox *sluice_source_outbox(struct sluice_source *s)

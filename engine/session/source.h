@@ -22,6 +22,8 @@ void sluice_source_destroy(struct sluice_source *source);
 /* What happened. */
 void sluice_source_connected(struct sluice_source *source);
 void sluice_source_peer_message(struct sluice_source *source, const json_t *message);
+/* It said what is no message; peer_lost() follows. */
+void sluice_source_peer_bad(struct sluice_source *source, const char *why);
 /* The link is gone, or the attempt to make one failed. @code: -errno; -ECONNREFUSED of an attempt
    says that the host answers and nobody listens there. */
 void sluice_source_peer_lost(struct sluice_source *source, int code, const char *why);
@@ -57,6 +59,8 @@ const char *sluice_source_status(const struct sluice_source *source); /* QEMU's 
 /* New settings for what is still to be decided (downtime-limit, throttling). */
 void sluice_source_set_policy(
 	struct sluice_source *source, const struct sluice_policy_conf *policy);
+/* A new limit, 0 for none. Once the guest is stopped there is none. */
+void sluice_source_set_max_bandwidth(struct sluice_source *source, uint64_t bytes_per_s);
 struct sluice_outbox *sluice_source_outbox(struct sluice_source *source);
 const struct sluice_lane_set *sluice_source_lanes(const struct sluice_source *source);
 json_t *sluice_source_query(const struct sluice_source *source); /* for query-migrate */

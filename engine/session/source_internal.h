@@ -103,6 +103,7 @@ struct sluice_source {
 	bool gave; /* ASK: the VMM gave the guest away while the link was down */
 	bool peer_ended; /* the target said that it ended the session */
 	bool farewell; /* over here, and the target has still to hear of it */
+	uint64_t peer_record_ns; /* what the target's record of the commit takes, as it said */
 
 	/* Moments, on the env's clock; 0: not yet. */
 	uint64_t start_ns, active_ns, ready_ns, stopped_ns, commit_ns, over_ns, progress_ns;

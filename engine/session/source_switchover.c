@@ -131,6 +131,8 @@ int sluice_source_continue(struct sluice_source *s, const char *state, struct sl
 {
 	if (s->state == SOURCE_READY && strcmp(state, "pre-switchover") == 0) {
 		s->stopped_ns = source_now(s);
+		/* A stopped guest is never held up by a limit that protects the network. */
+		sluice_source_set_max_bandwidth(s, s->conf.max_bandwidth_bytes_per_s);
 		source_enter(s, SOURCE_DRAIN);
 		source_ask_sync(s);
 		return 0;

@@ -4,7 +4,6 @@
  * thread.
  */
 #include <errno.h>
-#include <sys/random.h>
 
 #include "base/plant.h"
 #include "engine/session/target_internal.h"
@@ -13,14 +12,17 @@
 int target_open_lane(struct sluice_target *t, uint32_t lane, uint64_t timeout_ns,
 	json_t **ret_ticket, struct sluice_error *err)
 {
+	struct sluice_ticket_keys keys = {t->env.derive, t->env.ctx};
+	struct sluice_ticket_use use = {t->conf.session, lane, t->lanes.slots[lane].epoch + 1};
+	char told[SLUICE_TICKET_TEXT_BYTES];
 	struct sluice_ticket ticket;
-	int r;
+	int r = sluice_ticket_make(&keys, &use, &ticket, told, err);
 
-	if (getrandom(ticket.secret, sizeof(ticket.secret), 0) != sizeof(ticket.secret))
-		return sluice_fail(err, -EIO, "ticket", "no random bytes");
-	r = sluice_lane_set_open(&t->lanes, lane, &ticket, NULL, target_now(t) + timeout_ns, err);
 	if (r == 0)
-		*ret_ticket = sluice_hex(ticket.secret, sizeof(ticket.secret));
+		r = sluice_lane_set_open(
+			&t->lanes, lane, &ticket, NULL, target_now(t) + timeout_ns, err);
+	if (r == 0)
+		*ret_ticket = json_string(told);
 	return r;
 }
 

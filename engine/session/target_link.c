@@ -136,6 +136,12 @@ void sluice_target_peer_message(struct sluice_target *t, const json_t *message)
 			type, sluice_target_status(t));
 }
 
+void sluice_target_peer_bad(struct sluice_target *t, const char *why)
+{
+	if (t->state < TARGET_PREPARED)
+		target_burn(t, -EPROTO, "the source broke the protocol: %s", why);
+}
+
 void sluice_target_peer_lost(struct sluice_target *t, const char *why)
 {
 	if (!t->link_up || sluice_target_is_over(t)) {

@@ -42,6 +42,7 @@
 	X(resends_spared, "segments of a lost lane that the target had already")            \
 	X(credit_waits, "device readers that had to wait for a slot")                       \
 	X(window_waits, "times a window ran out")                                           \
+	X(pace_waits, "times the bandwidth limit held a lane back")                         \
 	X(homes_found, "times a chunk's memory was found on a node")                        \
 	X(chunks_stolen, "chunks that a lane of another node took")                         \
 	X(throttled, "seeds with a throttled guest")                                        \

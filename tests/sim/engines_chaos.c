@@ -120,6 +120,9 @@ static void lift_limit(struct run *run)
 	run->plan.policy.downtime_limit_ns = SLUICE_NS_PER_S * 10;
 	if (run->engines[SOURCE].source != NULL)
 		sluice_source_set_policy(run->engines[SOURCE].source, &run->plan.policy);
+	run->plan.max_bandwidth_bytes_per_s = 0;
+	if (run->engines[SOURCE].source != NULL)
+		sluice_source_set_max_bandwidth(run->engines[SOURCE].source, 0);
 }
 
 uint64_t chaos_step(void *ctx, uint64_t now_ns)

@@ -74,6 +74,25 @@ static void env_peer_send(void *ctx, json_t *message)
 	json_decref(message);
 }
 
+/* Half of the seeds have an encrypted link. Both ends of one know the same, of two never. */
+static int env_derive(
+	void *ctx, const void *context, size_t context_bytes, uint8_t *secret, size_t secret_bytes)
+{
+	struct engine *engine = ctx;
+	uint64_t state;
+
+	if (engine->run->seed % 2 == 0)
+		return -EOPNOTSUPP;
+	if (engine->link == NULL)
+		return -ENOTCONN;
+	state = sluice_random_mix(engine->run->seed ^ (uint64_t)engine->link->number << 32);
+	for (size_t i = 0; i < context_bytes; i++)
+		state = sluice_random_mix(state ^ ((const uint8_t *)context)[i]);
+	for (size_t i = 0; i < secret_bytes; i++)
+		secret[i] = (uint8_t)sluice_random_mix(state ^ i);
+	return 0;
+}
+
 static void env_vmm_event(void *ctx, const char *name, json_t *data)
 {
 	struct engine *engine = ctx;
@@ -192,6 +211,7 @@ static void env_peer_reconnect(void *ctx)
 
 static const struct sluice_session_env engine_env = {
 	.now_ns = env_now_ns,
+	.derive = env_derive,
 	.peer_send = env_peer_send,
 	.peer_disconnect = env_peer_disconnect,
 	.peer_reconnect = env_peer_reconnect,
@@ -244,6 +264,7 @@ static void begin(struct engine *engine, struct sluice_session_conf *conf)
 		.crew = engine->crew,
 		.lanes = run->plan.lanes,
 		.memory_budget_bytes = (uint64_t)run->plan.window_bytes * run->plan.lanes,
+		.max_bandwidth_bytes_per_s = run->plan.max_bandwidth_bytes_per_s,
 		.peer_timeout_ns = run->plan.peer_timeout_ns,
 		.setup_timeout_ns = SLUICE_NS_PER_S,
 		.lane_timeout_ns = run->plan.lane_timeout_ns,
@@ -305,6 +326,7 @@ static void check_lanes(struct engine *engine)
 				engine->run->plan.window_bytes);
 		segments_sent += counters.segments;
 		stats->window_waits += counters.window_waits;
+		stats->pace_waits += counters.pace_waits;
 		stats->chunks_stolen += counters.chunks_stolen;
 		stats->pages_zeroed += counters.pages_zeroed;
 		stats->pages_skipped += counters.pages_zero - counters.pages_zeroed;

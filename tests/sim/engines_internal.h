@@ -56,6 +56,7 @@ struct fault {
 /* What a seed decides beforehand. */
 struct plan {
 	uint32_t lanes, window_bytes;
+	uint64_t max_bandwidth_bytes_per_s;
 	uint32_t nodes; /* of the source's machine, lanes and memory spread over them */
 	uint32_t homes; /* so many times a chunk's node is found */
 	uint64_t home_ns; /* between two of them */
@@ -94,6 +95,7 @@ struct sluice_crew_lane;
 struct link {
 	struct engine *end[HOSTS]; /* NULL: closed at this end */
 	bool connecting, stranger, cut;
+	uint32_t number; /* in the run: what its secrets are made of */
 	uint64_t connect_ns; /* when the source learns that it is up, or is not */
 	uint64_t down_ns[HOSTS]; /* when this end learns that it is down */
 	uint64_t last_due_ns[HOSTS];

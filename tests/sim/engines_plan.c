@@ -154,4 +154,7 @@ void plan_make(struct plan *plan, uint64_t seed)
 	};
 	while (plan->fault_count < ENGINES_FAULTS_MAX && sluice_random_chance(&random, 550000))
 		plan_fault(plan, &random);
+	/* Slower than a lane of this world, and faster. Patience ends it as the downtime limit. */
+	if (sluice_random_chance(&random, 250000))
+		plan->max_bandwidth_bytes_per_s = octaves(&random, 20000000ull, 5);
 }
