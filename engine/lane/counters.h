@@ -23,6 +23,7 @@
 	X(flushes, "FLUSH operations completed")                                             \
 	X(segments, "device segments sent")                                                  \
 	X(window_waits, "times the window ran out")                                          \
+	X(pace_waits, "times the bandwidth limit held it back")                              \
 	X(inflight_bytes_peak, "most payload bytes in flight at once")                       \
 	X(busy_ns, "time in steps that did something")                                       \
 	X(idle_ns, "time in steps that found nothing to do, and asleep")

@@ -11,28 +11,29 @@
 
 #include "base/assert.h"
 #include "engine/lane/lane_internal.h"
+#include "engine/placement/node_memory.h"
 
 int sluice_lane_create(const struct sluice_lane_conf *conf, struct sluice_lane **ret_lane)
 {
-	struct sluice_lane *lane =
-		aligned_alloc(SLUICE_CACHE_LINE, sluice_align_up(sizeof(*lane), SLUICE_CACHE_LINE));
+	struct sluice_lane *lane = sluice_node_alloc(sizeof(*lane)); /* zeros */
 
 	SLUICE_ASSERT(conf->window_bytes >= SLUICE_PAGE_BYTES);
 	SLUICE_ASSERT(conf->limits.op_bytes_max >= SLUICE_PAGE_BYTES);
 	if (lane == NULL)
 		return -ENOMEM;
-	memset(lane, 0, sizeof(*lane));
 	lane->conf = *conf;
 	lane->depth = SLUICE_LANE_DEPTH_MAX;
 	while (lane->depth > conf->limits.depth_max)
 		lane->depth /= 2;
-	lane->extent_bytes_max = conf->limits.op_bytes_max < SLUICE_LANE_EXTENT_BYTES
-					 ? conf->limits.op_bytes_max
-					 : SLUICE_LANE_EXTENT_BYTES;
-	lane->extent_bytes_max = (uint32_t)sluice_align_down(
-		lane->extent_bytes_max < conf->window_bytes ? lane->extent_bytes_max
-							    : conf->window_bytes,
-		SLUICE_PAGE_BYTES);
+	lane->extent_bytes_max =
+		(uint32_t)sluice_align_down(conf->limits.op_bytes_max, SLUICE_PAGE_BYTES);
+	if (lane->extent_bytes_max > SLUICE_LANE_EXTENT_BYTES)
+		lane->extent_bytes_max = SLUICE_LANE_EXTENT_BYTES;
+	/* At least four extents to a window: one that holds one or two runs dry between them. */
+	while (lane->extent_bytes_max > SLUICE_PAGE_BYTES &&
+		lane->extent_bytes_max > conf->window_bytes / 4)
+		lane->extent_bytes_max =
+			(uint32_t)sluice_align_up(lane->extent_bytes_max / 2, SLUICE_PAGE_BYTES);
 	lane->current = SLUICE_NO_CHUNK;
 	lane->state = LANE_CONNECTING;
 	*ret_lane = lane;
@@ -44,7 +45,7 @@ void sluice_lane_destroy(struct sluice_lane *lane)
 	if (lane == NULL)
 		return;
 	lane->conf.transport->lane_close(lane->conf.conn);
-	free(lane);
+	sluice_node_free(lane, sizeof(*lane));
 }
 
 static void note(
@@ -165,6 +166,8 @@ static void tell_backlog(struct sluice_lane *lane)
 			 ((uint64_t)sluice_lane_pages_in_hand(lane) << SLUICE_PAGE_SHIFT);
 
 	__atomic_store_n(&lane->backlog_bytes, bytes, __ATOMIC_RELAXED);
+	__atomic_store_n(&lane->head_told, lane->head, __ATOMIC_RELAXED);
+	__atomic_store_n(&lane->sent_told, lane->sent, __ATOMIC_RELAXED);
 }
 
 bool sluice_lane_step(struct sluice_lane *lane, uint64_t now_ns)
@@ -176,6 +179,8 @@ bool sluice_lane_step(struct sluice_lane *lane, uint64_t now_ns)
 	progress = poll_events(lane, now_ns);
 	if (lane->state != LANE_RUNNING || lane->conf.role != SLUICE_ROLE_SOURCE)
 		return progress;
+	lane->now_ns = now_ns;
+	lane->again_ns = 0;
 	progress |= sluice_lane_build(lane);
 	progress |= submit(lane, now_ns);
 	if (progress)
@@ -189,7 +194,16 @@ bool sluice_lane_arm(struct sluice_lane *lane, struct sluice_arm *ret_arm)
 		*ret_arm = (struct sluice_arm){.fd = -1, .deadline_ns = UINT64_MAX};
 		return true;
 	}
-	return lane->conf.transport->arm(lane->conf.conn, ret_arm);
+	if (!lane->conf.transport->arm(lane->conf.conn, ret_arm))
+		return false;
+	if (lane->again_ns != 0 && lane->again_ns < ret_arm->deadline_ns)
+		ret_arm->deadline_ns = lane->again_ns;
+	return true;
+}
+
+void sluice_lane_stop(struct sluice_lane *lane)
+{
+	lane->state = LANE_LOST;
 }
 
 void sluice_lane_abandon(struct sluice_lane *lane)
@@ -220,6 +234,11 @@ void sluice_lane_fence(struct sluice_lane *lane)
 	lane->state = LANE_LOST;
 }
 
+uint64_t sluice_lane_memory_nodes(const struct sluice_lane *lane)
+{
+	return sluice_node_set_of(lane, sizeof(*lane));
+}
+
 struct sluice_mailbox *sluice_lane_mailbox(struct sluice_lane *lane)
 {
 	return &lane->mailbox;
@@ -238,6 +257,15 @@ struct sluice_lane_counters *sluice_lane_counters_for_worker(struct sluice_lane 
 uint64_t sluice_lane_backlog_bytes(const struct sluice_lane *lane)
 {
 	return __atomic_load_n(&lane->backlog_bytes, __ATOMIC_RELAXED);
+}
+
+uint64_t sluice_lane_posted(const struct sluice_lane *lane, uint64_t *ret_completed)
+{
+	uint64_t completed = __atomic_load_n(&lane->head_told, __ATOMIC_RELAXED);
+	uint64_t posted = __atomic_load_n(&lane->sent_told, __ATOMIC_RELAXED);
+
+	*ret_completed = completed;
+	return posted > completed ? posted - completed : 0;
 }
 
 const struct sluice_conn_stats *sluice_lane_conn_stats(const struct sluice_lane *lane)

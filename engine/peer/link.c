@@ -45,6 +45,7 @@ struct sluice_link {
 	const struct sluice_tls_module *module;
 	struct sluice_tls *tls;
 	enum link_state state;
+	int error; /* of the last attempt to connect; 0: not known */
 	bool adopted;
 	bool refusing; /* the peer speaks clear text where TLS is wanted */
 	char send_failed[64]; /* why nothing can be sent any more; "" while it can */
@@ -237,12 +238,6 @@ static void handshake(struct sluice_link *link)
 	uint32_t events = EPOLLIN;
 	int r;
 
-	if (!link->adopted && peek(link) == '{') {
-		go_down(link,
-			"the peer's link is in clear text and this one is encrypted; set psk-file "
-			"there to a file with the same key, or security: none here");
-		return;
-	}
 	r = link->module->handshake(link->tls, &events, &err);
 	if (r < 0)
 		go_down(link, err.text);
@@ -353,6 +348,7 @@ static void finish_connecting(struct sluice_link *link)
 	if (error != 0) {
 		drop_connection(link);
 		r = connect_next(link, -error);
+		link->error = r;
 		if (r < 0)
 			go_down(link, strerror(-r));
 	} else if (is_foreign(link)) {
@@ -488,6 +484,11 @@ void sluice_link_send(struct sluice_link *link, json_t *message)
 		fail_sending(link, "the peer does not read");
 	else
 		flush(link);
+}
+
+int sluice_link_error(const struct sluice_link *link)
+{
+	return link->error != 0 ? link->error : -ECONNRESET;
 }
 
 void sluice_link_close(struct sluice_link *link)

@@ -59,6 +59,8 @@ void sluice_link_set_handlers(
 /* Steals @message. A link that is down, or not up yet, swallows it. Never calls a handler: a
    failure is told from the loop. */
 void sluice_link_send(struct sluice_link *link, json_t *message);
+/* Why it is down, as -errno; -ECONNRESET when nothing else is known. */
+int sluice_link_error(const struct sluice_link *link);
 /* Closes after what was sent has been handed to the kernel. NULL is allowed. */
 void sluice_link_close(struct sluice_link *link);
 

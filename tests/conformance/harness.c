@@ -9,7 +9,7 @@
 
 #include "tests/conformance/harness.h"
 
-#define PATIENCE_NS        (10 * SLUICE_NS_PER_S) /* real time */
+#define PATIENCE_NS        (60 * SLUICE_NS_PER_S) /* real time, on a machine however busy */
 #define PATIENCE_TURNS     (1000 * 1000) /* virtual time */
 #define TURN_NS_MAX        (10 * SLUICE_NS_PER_MS) /* virtual time per turn */
 #define SETTLE_NS          (50 * SLUICE_NS_PER_MS)

@@ -25,7 +25,7 @@
 #define LANES_MAX        128
 #define FLUSHES_MAX      64
 #define MESSAGES_MAX     64
-#define LANE_DEADLINE_NS (10 * SLUICE_NS_PER_S)
+#define LANE_DEADLINE_NS (60 * SLUICE_NS_PER_S)
 #define TARGET_FILL      0xa5
 
 /* One end of one lane, and what it has reported. */

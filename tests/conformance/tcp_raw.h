@@ -22,6 +22,7 @@
 #define RAW_REGION_ID    7u
 #define RAW_READONLY_ID  8u /* the guard in front of the region, no remote write access */
 #define RAW_VICTIM_LANE  3u
+#define RAW_PATIENCE_NS  (60 * SLUICE_NS_PER_S) /* on a machine however busy */
 
 struct raw {
 	struct sluice_rail *source_rail, *target_rail;
@@ -31,7 +32,7 @@ struct raw {
 	struct sluice_remote *remote;
 	struct sluice_conn *good_source, *good_target;
 	uint64_t good_seq, good_flushed;
-	uint64_t clock_skew_ns; /* added to what the rail believes is now */
+	uint64_t rail_now_ns; /* what the rail believes is now; 0: the clock */
 
 	struct sluice_conn *victim; /* a lane whose peer is us */
 	bool victim_connected, victim_lost;
@@ -50,13 +51,13 @@ void raw_pump(struct raw *r);
 /* 5 ms, to see that something does not happen. What must happen is waited for. */
 void raw_pump_some(struct raw *r);
 
-/* Pump until @condition holds, at most 5 s. Evaluates to whether it does. */
-#define RAW_WAIT(r, condition)                                            \
-	({                                                                \
-		uint64_t end_ns_ = sluice_now_ns() + 5 * SLUICE_NS_PER_S; \
-		while (!(condition) && sluice_now_ns() < end_ns_)         \
-			raw_pump(r);                                      \
-		(condition);                                              \
+/* Pump until @condition holds, or patience ends. Evaluates to whether it does. */
+#define RAW_WAIT(r, condition)                                        \
+	({                                                            \
+		uint64_t end_ns_ = sluice_now_ns() + RAW_PATIENCE_NS; \
+		while (!(condition) && sluice_now_ns() < end_ns_)     \
+			raw_pump(r);                                  \
+		(condition);                                          \
 	})
 
 int raw_connect(const char *address); /* a socket, blocking */

@@ -40,6 +40,11 @@ static void env_peer_send(void *ctx, json_t *message)
 	side->out[side->out_count++] = message;
 }
 
+static void env_peer_disconnect(void *ctx)
+{
+	((struct pair_side *)ctx)->disconnects++;
+}
+
 static void env_peer_reconnect(void *ctx)
 {
 	((struct pair_side *)ctx)->reconnects++;
@@ -109,6 +114,7 @@ static struct sluice_session_env env_of(struct pair_side *side)
 	return (struct sluice_session_env){.ctx = side,
 		.now_ns = env_now_ns,
 		.peer_send = env_peer_send,
+		.peer_disconnect = env_peer_disconnect,
 		.peer_reconnect = env_peer_reconnect,
 		.vmm_event = env_vmm_event,
 		.decide = env_decide,
@@ -164,6 +170,10 @@ static struct sluice_session_conf conf_of(struct pair_side *side)
 		.memory_budget_bytes = 4u << 20,
 		.peer_timeout_ns = 2 * SLUICE_NS_PER_S,
 		.setup_timeout_ns = 5 * SLUICE_NS_PER_S,
+		.lane_timeout_ns = SLUICE_NS_PER_S,
+		.recover_retries = 3,
+		.recover_pause_ns = 100 * SLUICE_NS_PER_MS,
+		.recover_timeout_ns = 10 * SLUICE_NS_PER_S,
 		.policy = {.downtime_limit_ns = SLUICE_NS_PER_S,
 			.sync_interval_ns = 10 * SLUICE_NS_PER_MS},
 		.regions = &side->region,

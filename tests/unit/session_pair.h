@@ -56,7 +56,7 @@ struct pair_side {
 	bool recorded_but_failed; /* the record is in place, and yet an error was returned */
 	bool vmm_gave; /* the source's VMM said commit while it was asked */
 	bool device_started, device_done;
-	unsigned int reconnects;
+	unsigned int reconnects, disconnects;
 };
 
 struct pair {

@@ -7,6 +7,7 @@
 #include <errno.h>
 
 #include "base/bits.h"
+#include "engine/lane/lane_set.h"
 #include "tests/unit/session_pair.h"
 #include "tests/unit/unit.h"
 
@@ -15,7 +16,7 @@ static const char *const messages[] = {
 	"', 'instance': '" PAIR_SESSION "', 'transport': 'sim', 'lanes': 128, 'regions': []}",
 	"{'type': 'welcome', 'protocol': 1, 'version': '1', 'features': [], 'instance': "
 	"'" PAIR_SESSION "', 'address': 'x', 'tickets': [], 'regions': [], 'staging-key': '', "
-	"'slots': 1, 'slot-bytes': 4097}",
+	"'slots': 1, 'slot-bytes': 4097, 'record-us': 0}",
 	"{'type': 'refuse', 'error': 'no'}",
 	"{'type': 'fence', 'lane': 0, 'epoch': 1}",
 	"{'type': 'fence', 'lane': 127, 'epoch': 4294967295}",
@@ -174,7 +175,7 @@ static int command_source(struct pair *pair, enum command command, struct sluice
 		return 0;
 	case CONNECTED_AGAIN:
 	case LINK_LOST:
-		sluice_source_peer_lost(s, "cut");
+		sluice_source_peer_lost(s, -ECONNRESET, "cut");
 		if (command == CONNECTED_AGAIN)
 			sluice_source_connected(s);
 		return 0;
@@ -406,6 +407,27 @@ static void test_a_device_is_announced_once(void)
 	pair_stop(&pair);
 }
 
+static uint64_t limit_of(const struct pair *pair)
+{
+	return sluice_source_lanes(pair->source)->work->pace.bytes_per_s;
+}
+
+/* It protects the network from the guest that runs, and never holds up one that is stopped. */
+static void test_a_bandwidth_limit_ends_when_the_guest_stops(void)
+{
+	struct pair pair;
+
+	pair_start(&pair, PAIR_READY);
+	CU_ASSERT_EQUAL(limit_of(&pair), 0);
+	sluice_source_set_max_bandwidth(pair.source, 1000);
+	CU_ASSERT_EQUAL(limit_of(&pair), 1000);
+	CU_ASSERT_EQUAL(sluice_source_continue(pair.source, "pre-switchover", NULL), 0);
+	CU_ASSERT_EQUAL(limit_of(&pair), 0);
+	sluice_source_set_max_bandwidth(pair.source, 1000);
+	CU_ASSERT_EQUAL(limit_of(&pair), 0);
+	pair_stop(&pair);
+}
+
 static void test_the_pair_goes_well(void)
 {
 	struct pair pair;
@@ -432,6 +454,8 @@ static const struct unit_test tests[] = {
 		test_a_decision_about_another_session_is_not_ours},
 	{"a long reason is cut between characters", test_a_long_reason_is_cut_between_characters},
 	{"a device is announced once", test_a_device_is_announced_once},
+	{"a bandwidth limit ends when the guest stops",
+		test_a_bandwidth_limit_ends_when_the_guest_stops},
 	{"each message at each step", test_each_message_at_each_step},
 	{"each command at each step", test_each_command_at_each_step},
 	{0},

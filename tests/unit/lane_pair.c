@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* lane_pair.c: see lane_pair.h. */
+#include "tests/unit/lane_pair.h"
+
+#include <sys/mman.h>
+
+#include "base/clock.h"
+#include "base/params.h"
+#include "base/random.h"
+#include "engine/lane/crew.h"
+#include "tests/unit/unit.h"
+#include "transports/tcp/tcp.h"
+
+#define CONNECT_NS (10 * SLUICE_NS_PER_S)
+#define DRAIN_NS   (60 * SLUICE_NS_PER_S)
+
+static const struct sluice_transport *const tcp = &sluice_transport_tcp;
+
+static void wake(void *ctx)
+{
+	(void)ctx; /* whoever is to be woken is stepped anyway */
+}
+
+static void settings(struct tcp_conf *conf, const char *text)
+{
+	struct sluice_error err = {0};
+	char copy[256], *word, *rest = NULL;
+
+	sluice_params_defaults(sluice_tcp_params, conf);
+	snprintf(copy, sizeof(copy), "%s", text != NULL ? text : "");
+	for (word = strtok_r(copy, " ", &rest); word != NULL; word = strtok_r(NULL, " ", &rest))
+		CU_ASSERT_EQUAL_FATAL(sluice_params_assign(sluice_tcp_params, conf, word, &err), 0);
+}
+
+static uint8_t *memory_map(uint64_t bytes)
+{
+	void *got = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	CU_ASSERT_PTR_NOT_EQUAL_FATAL(got, MAP_FAILED);
+	return got;
+}
+
+static void end_open(struct lane_pair_end *end, const struct lane_pair_opts *opts,
+	enum sluice_role role, const struct tcp_conf *conf)
+{
+	bool source = role == SLUICE_ROLE_SOURCE;
+	struct sluice_span span = {.id = 1, .len_bytes = opts->memory_bytes};
+	struct sluice_crew_opts crew = {.workers = 0};
+	struct sluice_error err = {0};
+
+	end->memory = memory_map(opts->memory_bytes);
+	span.addr = end->memory;
+	CU_ASSERT_EQUAL_FATAL(tcp->rail_open(conf, "", &end->rail, &err), 0);
+	CU_ASSERT_EQUAL_FATAL(
+		tcp->mem_register(end->rail, &span,
+			source ? SLUICE_ACCESS_LOCAL_READ : SLUICE_ACCESS_REMOTE_WRITE, &end->mem,
+			&err),
+		0);
+	CU_ASSERT_EQUAL_FATAL(sluice_crew_create(&crew, &end->crew), 0);
+	end->region.mem = end->mem;
+	end->work.regions = &end->region;
+	end->work.wake = wake;
+	end->work.gate = 1;
+	end->lanes.transport = tcp;
+	end->lanes.rail = end->rail;
+	end->lanes.crew = end->crew;
+	end->lanes.work = &end->work;
+	end->lanes.role = role;
+	end->lanes.count = opts->lanes;
+	end->lanes.window_bytes =
+		sluice_align_down(opts->budget_bytes / opts->lanes, SLUICE_PAGE_BYTES);
+	tcp->rail_limits(end->rail, &end->lanes.limits);
+}
+
+static void take_notes(struct lane_pair_end *end)
+{
+	struct sluice_note note;
+
+	for (uint32_t i = 0; i < end->lanes.count; i++) {
+		struct sluice_lane_slot *slot = &end->lanes.slots[i];
+
+		while (sluice_mailbox_take(sluice_lane_mailbox(slot->lane), &note)) {
+			if (note.kind == SLUICE_NOTE_CONNECTED)
+				slot->standing = SLUICE_LANE_ACTIVE;
+			if (note.kind != SLUICE_NOTE_LOST)
+				continue;
+			end->lost++;
+			end->lost_status = note.status;
+		}
+	}
+}
+
+static void step(struct lane_pair *pair, struct lane_pair_end *end, int except)
+{
+	for (uint32_t i = 0; i < end->lanes.count; i++)
+		if ((int)i != except)
+			sluice_lane_step(end->lanes.slots[i].lane, pair->now_ns);
+	take_notes(end);
+}
+
+void lane_pair_turn(struct lane_pair *pair)
+{
+	step(pair, &pair->source, -1);
+	step(pair, &pair->target, pair->stalled);
+}
+
+static void connect_lanes(struct lane_pair *pair, const char *address)
+{
+	uint64_t end_ns = sluice_now_ns() + CONNECT_NS;
+	struct sluice_error err = {0};
+
+	for (uint32_t i = 0; i < pair->source.lanes.count; i++) {
+		struct sluice_ticket ticket = {.secret = {(uint8_t)(i + 1)}};
+
+		CU_ASSERT_EQUAL_FATAL(sluice_lane_set_open(&pair->target.lanes, i, &ticket, NULL,
+					      SLUICE_NEVER, &err),
+			0);
+		CU_ASSERT_EQUAL_FATAL(sluice_lane_set_open(&pair->source.lanes, i, &ticket, address,
+					      SLUICE_NEVER, &err),
+			0);
+	}
+	while (sluice_lane_set_standing(&pair->source.lanes, SLUICE_LANE_ACTIVE) +
+			sluice_lane_set_standing(&pair->target.lanes, SLUICE_LANE_ACTIVE) <
+		2 * pair->source.lanes.count) {
+		tcp->rail_step(pair->target.rail, sluice_now_ns());
+		lane_pair_turn(pair);
+		CU_ASSERT_TRUE_FATAL(sluice_now_ns() < end_ns);
+	}
+}
+
+void lane_pair_open(struct lane_pair *pair, const struct lane_pair_opts *opts)
+{
+	struct sluice_ledger_span span = {.len_bytes = opts->memory_bytes};
+	uint8_t key[SLUICE_KEY_BYTES_MAX];
+	char address[SLUICE_ADDRESS_MAX];
+	struct sluice_error err = {0};
+	struct sluice_random random;
+	struct tcp_conf conf = {0};
+	int key_bytes;
+
+	memset(pair, 0, sizeof(*pair));
+	pair->stalled = -1;
+	pair->now_ns = SLUICE_NS_PER_S;
+	settings(&conf, opts->settings);
+	end_open(&pair->source, opts, SLUICE_ROLE_SOURCE, &conf);
+	end_open(&pair->target, opts, SLUICE_ROLE_TARGET, &conf);
+	sluice_random_seed(&random, 1);
+	for (uint64_t at = 0; at < opts->memory_bytes; at += sizeof(uint64_t))
+		*(uint64_t *)(void *)(pair->source.memory + at) = sluice_random_u64(&random) | 1;
+	memset(pair->target.memory, 0xa5, opts->memory_bytes);
+	span.base = pair->source.memory;
+	CU_ASSERT_EQUAL_FATAL(sluice_ledger_create(&span, 1, &pair->source.work.ledger), 0);
+	key_bytes = tcp->mem_export(pair->target.mem, key, sizeof(key));
+	CU_ASSERT_TRUE_FATAL(key_bytes > 0);
+	CU_ASSERT_EQUAL_FATAL(
+		tcp->mem_import(pair->source.rail, key, (size_t)key_bytes, &pair->remote, &err), 0);
+	pair->source.region.remote = pair->remote;
+	CU_ASSERT_EQUAL_FATAL(tcp->rail_listen(pair->target.rail, address, &err), 0);
+	connect_lanes(pair, address);
+}
+
+static void end_close(struct lane_pair_end *end)
+{
+	sluice_lane_set_close_all(&end->lanes);
+	sluice_crew_destroy(end->crew);
+	tcp->mem_unregister(end->mem);
+	tcp->rail_close(end->rail);
+}
+
+void lane_pair_close(struct lane_pair *pair)
+{
+	uint64_t bytes = pair->source.work.ledger->regions[0].pages << SLUICE_PAGE_SHIFT;
+
+	tcp->mem_forget(pair->remote);
+	end_close(&pair->source);
+	end_close(&pair->target);
+	sluice_ledger_destroy(pair->source.work.ledger);
+	munmap(pair->source.memory, bytes);
+	munmap(pair->target.memory, bytes);
+}
+
+bool lane_pair_drain(struct lane_pair *pair)
+{
+	uint64_t end_ns = sluice_now_ns() + DRAIN_NS;
+
+	while (!sluice_ledger_is_drained(pair->source.work.ledger)) {
+		if (pair->source.lost > 0 || sluice_now_ns() > end_ns)
+			return false;
+		lane_pair_turn(pair);
+	}
+	return true;
+}
+
+bool lane_pair_same(const struct lane_pair *pair)
+{
+	return memcmp(pair->source.memory, pair->target.memory,
+		       pair->source.work.ledger->regions[0].pages << SLUICE_PAGE_SHIFT) == 0;
+}

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * lane_pair.h: the lanes of both ends over real tcp rails, stepped by hand in one thread. The
+ * clock that lanes are given is the test's: time passes when the test says so.
+ */
+#ifndef SLUICE_TESTS_UNIT_LANE_PAIR_H
+#define SLUICE_TESTS_UNIT_LANE_PAIR_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/lane/lane_set.h"
+#include "engine/lane/ledger.h"
+
+struct lane_pair_opts {
+	uint32_t lanes;
+	uint64_t memory_bytes;
+	uint64_t budget_bytes; /* in flight, all lanes together */
+	const char *settings; /* of tcp, "name=value name=value"; NULL: the defaults */
+};
+
+struct lane_pair_end {
+	struct sluice_rail *rail;
+	struct sluice_crew *crew;
+	uint8_t *memory;
+	struct sluice_mem *mem;
+	struct sluice_lane_region region;
+	struct sluice_lane_work work;
+	struct sluice_lane_set lanes;
+	uint32_t lost; /* lanes */
+	int lost_status; /* of the last one */
+};
+
+struct lane_pair {
+	struct lane_pair_end source, target;
+	struct sluice_remote *remote;
+	uint64_t now_ns;
+	int stalled; /* this lane's target end is not stepped; -1: none */
+};
+
+/* Connected lanes; the source's memory is random, the target's 0xa5. Fails the test otherwise. */
+void lane_pair_open(struct lane_pair *pair, const struct lane_pair_opts *opts);
+void lane_pair_close(struct lane_pair *pair);
+/* Step every lane of both ends once. */
+void lane_pair_turn(struct lane_pair *pair);
+/* Turns until every dirty chunk is released, time standing still. False: a limit was reached. */
+bool lane_pair_drain(struct lane_pair *pair);
+bool lane_pair_same(const struct lane_pair *pair); /* memory of both ends */
+
+#endif

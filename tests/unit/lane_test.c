@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* lane_test.c: what the lanes of a session do together: share work, window and bandwidth. */
+#include "tests/unit/lane_pair.h"
+
+#include "base/clock.h"
+#include "engine/lane/lane.h"
+#include "tests/unit/unit.h"
+
+#define MIB (1ull << 20)
+
+static uint64_t sent_bytes(const struct lane_pair *pair)
+{
+	struct sluice_lane_counters sum;
+
+	sluice_lane_set_sum(&pair->source.lanes, &sum);
+	return sum.pages_sent << SLUICE_PAGE_SHIFT;
+}
+
+static void mark_all(struct lane_pair *pair)
+{
+	sluice_ledger_mark_pages(pair->source.work.ledger, 0, 0, UINT64_MAX);
+}
+
+/* ---- work ---- */
+
+static bool has_queued(const struct sluice_ledger *ledger)
+{
+	for (uint32_t heat = 0; heat < SLUICE_LEDGER_HEATS; heat++)
+		if (!sluice_queue_is_empty(&ledger->homes[SLUICE_HOME_ANY].queues[heat]))
+			return true;
+	return false;
+}
+
+/* One lane's far end does nothing: the others do all the work that it has not taken. */
+static void test_idle_lanes_take_over(void)
+{
+	struct lane_pair_opts opts = {
+		.lanes = 4, .memory_bytes = 64 * MIB, .budget_bytes = 16 * MIB};
+	struct lane_pair pair;
+	uint64_t held_back;
+
+	lane_pair_open(&pair, &opts);
+	pair.stalled = 2;
+	mark_all(&pair);
+	for (uint32_t turn = 0; turn < 1000000 && sent_bytes(&pair) < 64 * MIB - 8 * MIB; turn++)
+		lane_pair_turn(&pair);
+	for (uint32_t turn = 0; turn < 1000; turn++)
+		lane_pair_turn(&pair);
+	CU_ASSERT_FALSE(has_queued(pair.source.work.ledger));
+	held_back = sluice_lane_backlog_bytes(pair.source.lanes.slots[2].lane);
+	CU_ASSERT_TRUE(held_back > 0);
+	/* Its window, and the chunk that it was cutting when the window shut. */
+	CU_ASSERT_TRUE(held_back <= 4 * MIB + SLUICE_CHUNK_BYTES);
+	CU_ASSERT_EQUAL(sluice_lane_set_backlog_bytes(&pair.source.lanes), held_back);
+	pair.stalled = -1;
+	CU_ASSERT_TRUE(lane_pair_drain(&pair));
+	CU_ASSERT_TRUE(lane_pair_same(&pair));
+	lane_pair_close(&pair);
+}
+
+/* While there are chunks in the queues, a lane whose window is open has something to do. */
+static void test_no_lane_waits_while_chunks_are_queued(void)
+{
+	struct lane_pair_opts opts = {
+		.lanes = 8, .memory_bytes = 64 * MIB, .budget_bytes = 32 * MIB};
+	struct lane_pair pair;
+	uint32_t looked = 0;
+
+	lane_pair_open(&pair, &opts);
+	mark_all(&pair);
+	while (!sluice_ledger_is_drained(pair.source.work.ledger) && pair.source.lost == 0) {
+		lane_pair_turn(&pair);
+		if (!has_queued(pair.source.work.ledger))
+			continue;
+		looked++;
+		for (uint32_t i = 0; i < opts.lanes; i++)
+			CU_ASSERT_TRUE(
+				sluice_lane_backlog_bytes(pair.source.lanes.slots[i].lane) > 0);
+	}
+	CU_ASSERT_TRUE(looked > 0);
+	CU_ASSERT_TRUE(lane_pair_same(&pair));
+	lane_pair_close(&pair);
+}
+
+/* ---- window ---- */
+
+static uint64_t peak_bytes(const struct lane_pair *pair)
+{
+	struct sluice_lane_counters sum;
+
+	sluice_lane_set_sum(&pair->source.lanes, &sum);
+	return sum.inflight_bytes_peak;
+}
+
+static void test_a_hundred_lanes_keep_a_small_budget(void)
+{
+	struct lane_pair_opts opts = {
+		.lanes = 100, .memory_bytes = 208 * MIB, .budget_bytes = 8 * MIB};
+	struct lane_pair pair;
+
+	lane_pair_open(&pair, &opts);
+	mark_all(&pair);
+	CU_ASSERT_TRUE(lane_pair_drain(&pair));
+	CU_ASSERT_TRUE(lane_pair_same(&pair));
+	/* The sum of the lanes' peaks bounds what was in flight at once. */
+	CU_ASSERT_TRUE(peak_bytes(&pair) <= 8 * MIB);
+	CU_ASSERT_TRUE(peak_bytes(&pair) > 4 * MIB);
+	lane_pair_close(&pair);
+}
+
+/* One step of the source. @shut: the window had run out in the step before. */
+static bool step_and_look(struct lane_pair *pair, bool shut)
+{
+	struct sluice_lane *lane = pair->source.lanes.slots[0].lane;
+	const struct sluice_lane_counters *c = sluice_lane_counters(lane);
+	uint64_t window = pair->source.lanes.window_bytes;
+	uint64_t waits = c->window_waits, sent = sent_bytes(pair), inflight;
+
+	sluice_lane_step(lane, pair->now_ns);
+	inflight = sent - c->bytes_placed; /* when it decided */
+	if (shut && sent_bytes(pair) > sent)
+		CU_ASSERT_TRUE(inflight <= window / 2);
+	if (shut && sent_bytes(pair) == sent)
+		CU_ASSERT_TRUE(inflight > window / 2);
+	CU_ASSERT_TRUE(sent_bytes(pair) - c->bytes_placed <= window);
+	return c->window_waits > waits || (shut && sent_bytes(pair) == sent);
+}
+
+/* A window that ran out opens when its older half is free, not before and not later. */
+static void test_a_window_waits_for_its_older_half(void)
+{
+	struct lane_pair_opts opts = {
+		.lanes = 1, .memory_bytes = 96 * MIB, .budget_bytes = 16 * MIB};
+	uint32_t opened = 0, turns = 0;
+	struct lane_pair pair;
+	bool shut = false;
+
+	lane_pair_open(&pair, &opts);
+	mark_all(&pair);
+	while (sent_bytes(&pair) < 80 * MIB && pair.source.lost == 0 && turns++ < 1000000) {
+		uint64_t sent = sent_bytes(&pair);
+		bool was_shut = shut;
+
+		shut = step_and_look(&pair, shut);
+		opened += was_shut && sent_bytes(&pair) > sent;
+		if (turns % 3 == 0)
+			sluice_lane_step(pair.target.lanes.slots[0].lane, pair.now_ns);
+	}
+	CU_ASSERT_TRUE(opened > 0);
+	CU_ASSERT_TRUE(lane_pair_drain(&pair));
+	CU_ASSERT_TRUE(lane_pair_same(&pair));
+	lane_pair_close(&pair);
+}
+
+/* ---- bandwidth ---- */
+
+#define RATE    (100 * MIB)
+#define TURN_NS (200 * SLUICE_NS_PER_US)
+
+static uint64_t allowed_bytes(uint64_t elapsed_ns, uint32_t lanes)
+{
+	return (uint64_t)((double)RATE * (double)(elapsed_ns + SLUICE_PACE_BURST_NS) / 1e9) +
+	       (uint64_t)lanes * SLUICE_LANE_EXTENT_BYTES;
+}
+
+/* Never more than the rate and one burst; and not much less, also when half of the lanes idle. */
+static void test_lanes_share_a_bandwidth_limit(void)
+{
+	struct lane_pair_opts opts = {
+		.lanes = 4, .memory_bytes = 32 * MIB, .budget_bytes = 16 * MIB};
+	struct lane_pair pair;
+	uint64_t start_ns;
+
+	lane_pair_open(&pair, &opts);
+	sluice_pace_set(&pair.source.work.pace, RATE);
+	mark_all(&pair);
+	pair.stalled = 1; /* it runs out of window and leaves its share to the others */
+	start_ns = pair.now_ns;
+	while (sent_bytes(&pair) < 24 * MIB && pair.source.lost == 0) {
+		lane_pair_turn(&pair);
+		CU_ASSERT_TRUE(sent_bytes(&pair) <= allowed_bytes(pair.now_ns - start_ns, 4));
+		pair.now_ns += TURN_NS;
+		CU_ASSERT_TRUE_FATAL(pair.now_ns - start_ns < SLUICE_NS_PER_S);
+	}
+	/* 240 ms at that rate, less one burst. */
+	CU_ASSERT_TRUE(pair.now_ns - start_ns < 260 * SLUICE_NS_PER_MS);
+	pair.stalled = -1;
+	sluice_pace_set(&pair.source.work.pace, 0);
+	CU_ASSERT_TRUE(lane_pair_drain(&pair)); /* and no time passes */
+	CU_ASSERT_TRUE(lane_pair_same(&pair));
+	lane_pair_close(&pair);
+}
+
+/* A lane that is held back sleeps until it may go on, and leaves no deadline behind. */
+static void test_a_lane_held_back_sleeps(void)
+{
+	struct lane_pair_opts opts = {
+		.lanes = 1, .memory_bytes = 32 * MIB, .budget_bytes = 32 * MIB};
+	struct sluice_lane *lane;
+	struct lane_pair pair;
+	struct sluice_arm arm;
+
+	lane_pair_open(&pair, &opts);
+	lane = pair.source.lanes.slots[0].lane;
+	sluice_pace_set(&pair.source.work.pace, RATE);
+	mark_all(&pair);
+	for (uint32_t turn = 0; turn < 200; turn++) /* until everything sent is acknowledged, too */
+		lane_pair_turn(&pair);
+	CU_ASSERT_FALSE(sluice_lane_step(lane, pair.now_ns));
+	CU_ASSERT_TRUE_FATAL(sluice_lane_arm(lane, &arm));
+	CU_ASSERT_TRUE(arm.deadline_ns > pair.now_ns);
+	CU_ASSERT_TRUE(arm.deadline_ns < pair.now_ns + 100 * SLUICE_NS_PER_MS);
+	pair.now_ns = arm.deadline_ns;
+	CU_ASSERT_TRUE(sluice_lane_step(lane, pair.now_ns));
+	sluice_pace_set(&pair.source.work.pace, 0);
+	CU_ASSERT_TRUE(lane_pair_drain(&pair));
+	/* Nothing to do and no limit: no deadline is left behind. */
+	sluice_lane_step(lane, pair.now_ns);
+	CU_ASSERT_TRUE_FATAL(sluice_lane_arm(lane, &arm));
+	CU_ASSERT_EQUAL(arm.deadline_ns, SLUICE_NEVER);
+	lane_pair_close(&pair);
+}
+
+int main(void)
+{
+	static const struct unit_test tests[] = {
+		{"idle lanes take over", test_idle_lanes_take_over},
+		{"no lane waits while chunks are queued",
+			test_no_lane_waits_while_chunks_are_queued},
+		{"a hundred lanes keep a small budget", test_a_hundred_lanes_keep_a_small_budget},
+		{"a window waits for its older half", test_a_window_waits_for_its_older_half},
+		{"lanes share a bandwidth limit", test_lanes_share_a_bandwidth_limit},
+		{"a lane held back sleeps", test_a_lane_held_back_sleeps},
+		{NULL},
+	};
+
+	return unit_run("lane", tests);
+}
