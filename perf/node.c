@@ -149,6 +149,15 @@ static void add_guest_arguments(
 
 /* ---- the node ---- */
 
+/* What happens is asked for. Kept for ever, events would fill the connection's queue. */
+static void drop_events(struct sluice_vmm *link)
+{
+	struct sluice_vmm_event event;
+
+	while (sluice_vmm_next_event(link, 0, &event, NULL) == 1)
+		sluice_vmm_event_clear(&event);
+}
+
 int perf_command(struct sluice_vmm *link, const char *name, json_t *arguments, json_t **ret_value,
 	struct sluice_error *err)
 {
@@ -159,6 +168,7 @@ int perf_command(struct sluice_vmm *link, const char *name, json_t *arguments, j
 	int r;
 
 	json_decref(arguments);
+	drop_events(link);
 	r = sluice_vmm_command(link, name, text, &answer, err);
 	free(text);
 	if (r < 0)

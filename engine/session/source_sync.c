@@ -112,7 +112,9 @@ static void decide(struct sluice_source *s, uint64_t pages_dirtied)
 		.sync_ns = s->sync_took_ns,
 		.vmm_rtt_ns = s->sync_min_ns,
 		.peer_rtt_ns = s->peer_rtt_ns,
+		.record_ns = s->conf.record_ns + s->peer_record_ns,
 		.elapsed_ns = now_ns - s->active_ns,
+		.lanes = s->conf.lanes,
 	};
 	struct sluice_decision_out decision;
 

@@ -85,6 +85,9 @@ void raw_entry(struct tcp_frame_entry *entry, uint8_t kind, uint64_t offset, uin
 size_t raw_frame_bytes(const struct raw_frame *frame); /* header and body as the header says */
 void raw_frame_seal(struct raw_frame *frame);
 
+/* Rows of docs/hostile-input.md for single fields of frames. */
+void list_tcp_pokes(void);
+
 extern CU_TestInfo cases_tcp_frames[], cases_tcp_hello[], cases_tcp_source[], cases_tcp_own[];
 
 #endif

@@ -16,7 +16,7 @@ static const char *const messages[] = {
 	"', 'instance': '" PAIR_SESSION "', 'transport': 'sim', 'lanes': 128, 'regions': []}",
 	"{'type': 'welcome', 'protocol': 1, 'version': '1', 'features': [], 'instance': "
 	"'" PAIR_SESSION "', 'address': 'x', 'tickets': [], 'regions': [], 'staging-key': '', "
-	"'slots': 1, 'slot-bytes': 4097}",
+	"'slots': 1, 'slot-bytes': 4097, 'record-us': 0}",
 	"{'type': 'refuse', 'error': 'no'}",
 	"{'type': 'fence', 'lane': 0, 'epoch': 1}",
 	"{'type': 'fence', 'lane': 127, 'epoch': 4294967295}",

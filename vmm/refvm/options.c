@@ -59,6 +59,9 @@ static const struct sluice_param table[] = {
 		"pattern hotset: percent of pages that are hot"),
 	UINT("seed", seed, "1", 0, 0, "of everything random in the guest"),
 
+	SIZE("device-size", device_bytes, "0", 0, 64 * KIB * KIB,
+		"bytes that travel with the vCPUs' state, as those of a large device would"),
+
 	FLAG("incoming", incoming, "start without a guest and wait for one"),
 	FLAG("paused", paused, "do not start the guest; the monitor's cont does"),
 	FLAG("track-after-resume", track_after_resume,
