@@ -121,20 +121,29 @@ int perf_disturb_step(
 	return r;
 }
 
-void perf_disturb_describe(const struct perf_disturb *disturb, const json_t *stats, json_t *run)
+static double losses_of(const json_t *lanes)
 {
-	const json_t *resent = json_object_get(stats, "bytes-resent");
-	double window_bytes =
-		disturb->lanes != 0 ? (double)disturb->budget_bytes / (double)disturb->lanes : 0;
-	double bound_bytes = (double)disturb->broken * window_bytes;
+	double losses = 0;
+	json_t *lane;
+	size_t index;
+
+	json_array_foreach (lanes, index, lane)
+		losses += json_number_value(json_object_get(lane, "losses"));
+	return losses;
+}
+
+void perf_disturb_describe(
+	const struct perf_disturb *disturb, const json_t *stats, const json_t *lanes, json_t *run)
+{
+	double resent = json_number_value(json_object_get(stats, "bytes-resent"));
+	double losses = losses_of(lanes), bound;
 
 	if (disturb->lane_port == 0)
 		return;
 	json_object_set_new(run, "lanes_cut", json_integer((json_int_t)disturb->broken));
-	if (!json_is_number(resent))
-		return;
-	json_object_set_new(run, "bytes_resent", json_real(json_number_value(resent)));
-	if (bound_bytes > 0)
-		json_object_set_new(
-			run, "resent_of_bound", json_real(json_number_value(resent) / bound_bytes));
+	json_object_set_new(run, "lanes_lost", json_real(losses));
+	json_object_set_new(run, "bytes_resent", json_real(resent));
+	bound = losses * (double)disturb->budget_bytes / (double)disturb->lanes;
+	if (bound > 0)
+		json_object_set_new(run, "resent_of_bound", json_real(resent / bound));
 }

@@ -30,7 +30,9 @@ int perf_disturb_prepare(struct perf_disturb *disturb, const struct perf_config 
 /* Again and again while it migrates, with query-migrate's status. @now_ns is CLOCK_MONOTONIC. */
 int perf_disturb_step(struct perf_disturb *disturb, const char *status, uint64_t now_ns,
 	struct sluice_error *err);
-/* lanes_cut, resent_of_bound: bytes sent again, over those that cuts may cost. */
-void perf_disturb_describe(const struct perf_disturb *disturb, const json_t *stats, json_t *run);
+/* lanes_cut, lanes_lost, bytes_resent; and resent_of_bound, that over the windows of the connections
+   that were lost. @lanes: what query-lanes answers. */
+void perf_disturb_describe(
+	const struct perf_disturb *disturb, const json_t *stats, const json_t *lanes, json_t *run);
 
 #endif

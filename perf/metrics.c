@@ -28,6 +28,7 @@ const struct perf_metric perf_metrics[] = {
 	{"guest_ops_per_s.held_ratio",     "ops, held to before", "", 1,    3},
 	{"inflight_of_budget",             "in flight, peak of budget", "", 1, 3},
 	{"lanes_cut",                      "lanes cut",   "",      1,    0},
+	{"lanes_lost",                     "lanes lost",  "",      1,    0},
 	{"bytes_resent",                   "sent again",  "MB",    1e-6, 1},
 	{"resent_of_bound",                "sent again, of bound", "", 1, 3},
 	{"idle_cpu_ms",                    "CPU, idle engine", "ms", 1,  2},

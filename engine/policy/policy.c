@@ -64,7 +64,7 @@ static void update_placed(const struct sluice_measure *m, struct sluice_policy_s
 
 static void update_rates(const struct sluice_measure *m, struct sluice_policy_state *state)
 {
-	if (m->bytes_placed > 0)
+	if (m->bytes_placed > 0 && m->busy_ns > 0)
 		update_placed(m, state);
 	if (m->interval_ns >= MIN_MEASURE_NS)
 		state->dirty_bytes_per_s = smooth(state->dirty_bytes_per_s,
