@@ -99,6 +99,11 @@ void cli_view_bar(const json_t *ram_holder, unsigned int width, FILE *out);
 /* Share of guest memory that is at the target, 0 to 1. */
 double cli_view_share(const json_t *ram_holder);
 
+/* ---- machine.c: the picture of a machine; pure ---- */
+
+/* @plan: what query-placement returns. */
+void cli_machine_render(const json_t *plan, unsigned int width, bool unicode, FILE *out);
+
 /* ---- the commands ---- */
 
 int cli_migrate(struct cli *cli, const struct cli_command *self, int count, char **args);
@@ -113,6 +118,7 @@ int cli_preflight(struct cli *cli, const struct cli_command *self, int count, ch
 int cli_session(struct cli *cli, const struct cli_command *self, int count, char **args);
 int cli_resolve(struct cli *cli, const struct cli_command *self, int count, char **args);
 int cli_params(struct cli *cli, const struct cli_command *self, int count, char **args);
+int cli_topology(struct cli *cli, const struct cli_command *self, int count, char **args);
 int cli_raw(struct cli *cli, const struct cli_command *self, int count, char **args);
 
 /* "name=value" into @object, as a number, a boolean or text; false when it has no '='. */

@@ -75,6 +75,23 @@ int cli_incoming(struct cli *cli, const struct cli_command *self, int count, cha
 	return CLI_OK;
 }
 
+/* Nothing when the engine does not tell. */
+static void print_security(const json_t *security)
+{
+	bool psk = strcmp(cli_text(security, "peer-link", ""), "psk") == 0;
+	bool local = strcmp(cli_text(security, "lanes", ""), "local") == 0;
+
+	if (security == NULL)
+		return;
+	printf("security   peer link %s; lanes %s\n",
+		psk ? "encrypted (TLS, pre-shared key)" : "in clear text",
+		local ? "stay on this host" : "in clear text, also over a network");
+	if (json_object_get(security, "last-refused") != NULL)
+		printf("refused    %.0f peers; the last one: %s\n",
+			cli_number(security, "peers-refused", 0),
+			cli_text(security, "last-refused", ""));
+}
+
 static void print_status(const json_t *engine, const json_t *migrate)
 {
 	double us = cli_number(migrate, "downtime-us", -1);
@@ -90,6 +107,7 @@ static void print_status(const json_t *engine, const json_t *migrate)
 	putchar('\n');
 	if (json_object_get(migrate, "session") != NULL)
 		printf("session    %s\n", cli_text(migrate, "session", ""));
+	print_security(json_object_get(migrate, "security"));
 	if (ms >= 0)
 		printf("downtime   %s\n", cli_format_ms(ms, text, sizeof(text)));
 	if (json_object_get(migrate, "error-desc") != NULL)

@@ -63,6 +63,20 @@ const struct cli_command cli_commands[] = {
 		"Without arguments: prints all parameters. Else sets those given, all or none.\n"
 		"Sizes and times take units (64M, 300ms); 'sluiced --help' explains each.\n",
 		cli_params},
+	{"topology", "[OPTIONS]", "this machine, and where workers and lanes would go",
+		"Draws the NUMA nodes, cores and NICs of this machine (or of another one) with "
+		"the\n"
+		"workers and lanes that an engine would put there, and says why. Needs no engine.\n"
+		"\n"
+		"  --synthetic TEXT  a machine described to hwloc: \"pack:2 [numa] core:8 pu:2\"\n"
+		"  --xml FILE        a machine that lstopo FILE.xml has written\n"
+		"  --rail NIC        the rail, by NIC or own address; repeated: several\n"
+		"  --lanes N         as --set lanes=N\n"
+		"  --workers N       as --set workers=N\n"
+		"  --set NAME=VALUE  lanes, workers, worker-cores, vcpu-cores, numa; as sluiced's\n"
+		"  --engine          what the engine at --socket has really done "
+		"(query-placement)\n",
+		cli_topology},
 	{"command", "NAME [JSON]", "run any command of the VMM socket",
 		"Sends the command with the JSON object as its arguments and prints what it\n"
 		"returns. 'sluice command query-commands' names them; docs/vmm-socket.md\n"

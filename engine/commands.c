@@ -276,6 +276,8 @@ HANDLER(migrate_set_parameters)
 	json_object_foreach (args, name, value)
 		if (set_parameter(engine, &config, name, value, err) < 0)
 			return NULL;
+	if (sluice_placing_check(engine, &config, err) < 0)
+		return NULL;
 	engine->config = config;
 	policy = sluice_engine_policy(engine);
 	if (engine->source != NULL)
@@ -365,6 +367,7 @@ static json_t *lane_json(
 		[SLUICE_LANE_FENCING] = "lost"};
 	uint64_t now_ns = sluice_now_ns();
 	const struct sluice_lane_slot *slot = &set->slots[lane];
+	struct sluice_crew_lane place = sluice_crew_lane(engine->crew, lane);
 	struct sluice_conn_stats conn = slot->past_conn;
 	struct sluice_lane_counters c;
 	json_t *reply;
@@ -388,6 +391,11 @@ static json_t *lane_json(
 		slot->retry_ns != SLUICE_NEVER)
 		json_object_set_new(reply, "retry-in",
 			json_integer((json_int_t)((slot->retry_ns - now_ns) / SLUICE_NS_PER_MS)));
+	if (slot->lane != NULL)
+		place.worker = sluice_crew_worker_of(engine->crew, slot->lane);
+	if (place.worker != SLUICE_CREW_ANY)
+		json_object_set_new(reply, "worker", json_integer((json_int_t)place.worker));
+	json_object_set_new(reply, "node", json_integer(place.node));
 	json_object_set_new(reply, "pages-sent", json_integer((json_int_t)c.pages_sent));
 	json_object_set_new(reply, "pages-zero", json_integer((json_int_t)c.pages_zero));
 	json_object_set_new(reply, "busy-ns", json_integer((json_int_t)c.busy_ns));
@@ -417,9 +425,10 @@ static json_t *workers_json(struct sluice_engine *engine)
 
 		sluice_crew_stats(engine->crew, i, &stats);
 		json_array_append_new(workers,
-			json_pack("{s:I, s:i, s:i, s:I, s:I}", "worker", (json_int_t)i, "core",
-				stats.core, "node", stats.node, "cpu-ns", (json_int_t)stats.cpu_ns,
-				"lanes", (json_int_t)stats.lanes));
+			json_pack("{s:I, s:i, s:i, s:i, s:I, s:I}", "worker", (json_int_t)i,
+				"thread-id", stats.thread, "core", stats.core, "node", stats.node,
+				"cpu-ns", (json_int_t)stats.cpu_ns, "lanes",
+				(json_int_t)stats.lanes));
 	}
 	return workers;
 }
@@ -599,6 +608,7 @@ const struct sluice_command sluice_engine_commands[] = {
 	{"query-migrate-parameters", query_migrate_parameters},
 	{"query-migrate", query_migrate},
 	{"query-lanes", query_lanes},
+	{"query-placement", sluice_placing_query},
 	{"query-stats", query_stats},
 	{"query-session", query_session},
 	{"session-resolve", session_resolve},

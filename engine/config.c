@@ -13,8 +13,7 @@
 #include "base/clock.h"
 #include "base/params.h"
 #include "engine/device/inbox.h"
-#include "engine/lane/crew.h"
-#include "engine/lane/lane_set.h"
+#include "engine/placement/params.h"
 
 #define FIELD(field) SLUICE_FIELD(struct sluice_config, field)
 
@@ -29,10 +28,7 @@ const struct sluice_param sluice_config_params[] = {
 		"where the rail waits for lanes, HOST:PORT; port 0 chooses one", false},
 	{"runtime-dir", SLUICE_PARAM_STRING, FIELD(runtime_dir), "/var/lib/sluice", 0, 0, NULL,
 		"where commit decisions are recorded; must survive the engine and the host", false},
-	{"lanes", SLUICE_PARAM_UINT, FIELD(lanes), "4", 1, SLUICE_LANES_MAX, NULL,
-		"connections that carry pages and device state", false},
-	{"workers", SLUICE_PARAM_UINT, FIELD(workers), "0", 0, SLUICE_CREW_WORKERS_MAX, NULL,
-		"threads that step lanes; 0 chooses by cores and lanes", false},
+	SLUICE_PLACEMENT_PARAMS(FIELD),
 	{"memory-budget", SLUICE_PARAM_SIZE, FIELD(memory_budget_bytes), "64MiB", 1u << 20,
 		64ull << 30, NULL, "bytes in flight, all lanes together", false},
 	{"max-bandwidth", SLUICE_PARAM_SIZE, FIELD(max_bandwidth_bytes_per_s), "0", 0, 1ull << 50,

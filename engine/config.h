@@ -19,6 +19,9 @@ struct sluice_config {
 	char runtime_dir[256];
 	uint64_t lanes;
 	uint64_t workers;
+	char worker_cores[256]; /* list of CPUs; "": choose */
+	char vcpu_cores[256];
+	int numa; /* index into sluice_placement_numa_choices */
 	uint64_t memory_budget_bytes;
 	uint64_t max_bandwidth_bytes_per_s;
 	uint64_t device_slots;

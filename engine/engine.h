@@ -19,6 +19,7 @@
 #include "engine/lane/crew.h"
 #include "engine/memory/region.h"
 #include "engine/peer/link.h"
+#include "engine/placing.h"
 #include "engine/session/source.h"
 #include "engine/session/target.h"
 
@@ -29,6 +30,7 @@ struct sluice_engine;
 struct sluice_stranger {
 	struct sluice_engine *engine;
 	struct sluice_link *link; /* NULL: free */
+	uint64_t since_ns;
 };
 
 struct sluice_engine {
@@ -54,6 +56,7 @@ struct sluice_engine {
 	char session[SLUICE_SESSION_ID_BYTES]; /* "" before the first */
 	struct sluice_session_region regions[SLUICE_REGIONS_MAX];
 	struct sluice_crew *crew;
+	struct sluice_placing *placing; /* placing.c; NULL before the first session */
 	struct sluice_streams *streams;
 	struct sluice_inbox *inbox;
 	struct sluice_mem *staging;

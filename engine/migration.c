@@ -38,6 +38,16 @@ static void env_peer_send(void *ctx, json_t *message)
 		json_decref(message);
 }
 
+static int env_derive(
+	void *ctx, const void *context, size_t context_bytes, uint8_t *secret, size_t secret_bytes)
+{
+	struct sluice_engine *engine = ctx;
+
+	if (engine->link == NULL)
+		return -ENOTCONN;
+	return sluice_link_export(engine->link, context, context_bytes, secret, secret_bytes);
+}
+
 static void env_vmm_event(void *ctx, const char *name, json_t *data)
 {
 	struct sluice_engine *engine = ctx;
@@ -100,10 +110,11 @@ static int env_segment_announced(
 
 static void link_up(void *ctx);
 static void link_message(void *ctx, const json_t *message);
+static void link_bad(void *ctx, const char *why);
 static void link_down(void *ctx, const char *why);
 
 static const struct sluice_link_handlers link_handlers = {
-	.up = link_up, .message = link_message, .down = link_down};
+	.up = link_up, .message = link_message, .bad = link_bad, .down = link_down};
 
 static int connect_peer(struct sluice_engine *engine, struct sluice_error *err)
 {
@@ -138,6 +149,7 @@ static void env_peer_reconnect(void *ctx)
 
 static const struct sluice_session_env engine_env = {
 	.now_ns = env_now_ns,
+	.derive = env_derive,
 	.peer_send = env_peer_send,
 	.peer_disconnect = env_peer_disconnect,
 	.peer_reconnect = env_peer_reconnect,
@@ -190,6 +202,7 @@ static void device_done(void *ctx, uint32_t device, int code)
 void sluice_engine_session_clear(struct sluice_engine *engine)
 {
 	SLUICE_ASSERT(engine->source == NULL || engine->target == NULL);
+	sluice_placing_end(engine);
 	sluice_streams_destroy(engine->streams); /* before the boxes its threads use */
 	engine->streams = NULL;
 	sluice_source_destroy(engine->source);
@@ -223,33 +236,6 @@ struct sluice_policy_conf sluice_engine_policy(const struct sluice_engine *engin
 	};
 }
 
-static uint32_t choose_workers(const struct sluice_engine *engine, uint32_t lanes)
-{
-	long cores = sysconf(_SC_NPROCESSORS_ONLN);
-	uint32_t workers = (uint32_t)engine->config.workers;
-
-	if (workers == 0)
-		workers = cores > 2 ? (uint32_t)cores / 2 : (uint32_t)(cores > 0 ? cores : 1);
-	if (workers > lanes)
-		workers = lanes;
-	return workers < SLUICE_CREW_WORKERS_MAX ? workers : SLUICE_CREW_WORKERS_MAX;
-}
-
-static int make_crew(struct sluice_engine *engine, uint32_t lanes, struct sluice_error *err)
-{
-	struct sluice_crew_opts opts = {
-		.workers = choose_workers(engine, lanes),
-		.spin_ns = engine->config.spin_ns,
-		.yield_ns = engine->config.yield_ns,
-		.busy_poll = engine->config.busy_poll,
-	};
-	int r = sluice_crew_create(&opts, &engine->crew);
-
-	return r < 0 ? sluice_fail(err, r, "workers", "%u workers cannot be started: %s",
-			       opts.workers, strerror(-r))
-		     : 0;
-}
-
 static int make_streams(struct sluice_engine *engine, struct sluice_error *err)
 {
 	struct sluice_stream_handlers handlers = {.wake = wake,
@@ -262,7 +248,7 @@ static int make_streams(struct sluice_engine *engine, struct sluice_error *err)
 	return r < 0 ? sluice_fail(err, r, "devices", "%s", strerror(-r)) : 0;
 }
 
-/* What source and target have in common. */
+/* What source and target have in common. @lanes: 0 chooses. */
 static int begin(struct sluice_engine *engine, uint32_t lanes, struct sluice_session_conf *conf,
 	struct sluice_error *err)
 {
@@ -283,7 +269,7 @@ static int begin(struct sluice_engine *engine, uint32_t lanes, struct sluice_ses
 	engine->pages_pinned_before = engine->memory.pages_pinned;
 	r = sluice_record_rehearse(engine->config.runtime_dir, &record_ns, err);
 	if (r == 0)
-		r = make_crew(engine, lanes, err);
+		r = sluice_placing_begin(engine, lanes, err);
 	if (r == 0)
 		r = make_streams(engine, err);
 	*conf = (struct sluice_session_conf){
@@ -292,7 +278,7 @@ static int begin(struct sluice_engine *engine, uint32_t lanes, struct sluice_ses
 		.rail_address = engine->rail_address,
 		.lanes_may_leave = sluice_security_lanes_may_leave(&engine->config),
 		.crew = engine->crew,
-		.lanes = lanes,
+		.lanes = r == 0 ? sluice_placing_lanes(engine) : 0,
 		.memory_budget_bytes = engine->config.memory_budget_bytes,
 		.max_bandwidth_bytes_per_s = engine->config.max_bandwidth_bytes_per_s,
 		.peer_timeout_ns = engine->config.peer_timeout_ns,
@@ -304,6 +290,7 @@ static int begin(struct sluice_engine *engine, uint32_t lanes, struct sluice_ses
 		.recover_pause_ns = engine->config.recover_pause_ns,
 		.recover_timeout_ns = engine->config.recover_timeout_ns,
 		.policy = sluice_engine_policy(engine),
+		.staging_nodes = r == 0 ? sluice_placing_staging_nodes(engine) : 0,
 		.regions = engine->regions,
 		.region_count = engine->memory.count,
 		.wake = wake,
@@ -333,6 +320,21 @@ static int check_feeds(struct sluice_engine *engine, struct sluice_error *err)
 				"dirty; the VMM adds one with feed-add",
 				engine->memory.regions[i]->id);
 	return 0;
+}
+
+/* The ledger, its bitmaps above all, goes where the plan says. */
+static int make_source(struct sluice_engine *engine, const struct sluice_session_conf *conf,
+	const struct sluice_session_env *env, struct sluice_error *err)
+{
+	struct sluice_node_policy policy;
+	int r;
+
+	sluice_node_prefer(sluice_placing_bitmap_nodes(engine), &policy);
+	r = sluice_source_create(conf, env, &engine->source);
+	if (r == 0)
+		r = sluice_placing_source(engine, err);
+	sluice_node_restore(&policy);
+	return r;
 }
 
 int sluice_engine_migrate(struct sluice_engine *engine, const char *uri, struct sluice_error *err)
@@ -365,7 +367,7 @@ int sluice_engine_migrate(struct sluice_engine *engine, const char *uri, struct 
 		r = connect_peer(engine, err);
 	}
 	if (r == 0)
-		r = sluice_source_create(&conf, &env, &engine->source);
+		r = make_source(engine, &conf, &env, err);
 	if (r < 0) {
 		sluice_fail(err, r, "migrate", "%s", strerror(-r));
 		sluice_engine_session_clear(engine);
@@ -450,17 +452,25 @@ static void refuse(struct sluice_link *link, const char *text)
 	sluice_link_send(link, json_pack("{s:s, s:s}", "type", "refuse", "error", text));
 }
 
+static void stranger_bad(void *ctx, const char *why)
+{
+	refuse(((struct sluice_stranger *)ctx)->link, why);
+}
+
 static int make_staging(struct sluice_engine *engine, struct sluice_error *err)
 {
 	const struct sluice_config *c = &engine->config;
+	struct sluice_node_policy policy;
 	struct sluice_span span;
 	int r;
 
 	if (c->device_slot_bytes % 4096 != 0)
 		return sluice_fail(err, -EINVAL, "device-slot-size",
 			"device-slot-size must be a multiple of 4 KiB");
+	sluice_node_prefer(sluice_placing_staging_nodes(engine), &policy);
 	r = sluice_inbox_create(
 		(uint32_t)c->device_slots, (uint32_t)c->device_slot_bytes, &engine->inbox);
+	sluice_node_restore(&policy);
 	if (r < 0)
 		return sluice_fail(err, r, "device-slots", "out of memory");
 	span = (struct sluice_span){.id = ++engine->memory.next_wire_id,
@@ -596,22 +606,25 @@ static void stranger_message(void *ctx, const json_t *message)
 static void on_peer_accepted(void *ctx, int fd)
 {
 	struct sluice_engine *engine = ctx;
-	struct sluice_link_handlers handlers = {.message = stranger_message, .down = stranger_down};
+	struct sluice_link_handlers handlers = {
+		.message = stranger_message, .bad = stranger_bad, .down = stranger_down};
+	struct sluice_stranger *stranger = &engine->strangers[0];
 	struct sluice_link_opts opts;
 
 	sluice_security_link_opts(&engine->config, STRANGER_DEADLINE_NS, &opts);
-	for (size_t i = 0; i < SLUICE_STRANGERS_MAX; i++) {
-		struct sluice_stranger *stranger = &engine->strangers[i];
-
-		if (stranger->link != NULL)
-			continue;
-		handlers.ctx = stranger;
-		stranger->engine = engine;
-		if (sluice_link_adopt(engine->loop, fd, &opts, &handlers, &stranger->link) < 0)
-			stranger->link = NULL;
-		return;
-	}
-	close(fd);
+	/* When all places are taken the oldest goes: who means it says hello at once, and those who
+	   only sit there must not keep it out. */
+	for (size_t i = 0; i < SLUICE_STRANGERS_MAX && stranger->link != NULL; i++)
+		if (engine->strangers[i].link == NULL ||
+			engine->strangers[i].since_ns < stranger->since_ns)
+			stranger = &engine->strangers[i];
+	if (stranger->link != NULL)
+		stranger_gone(stranger);
+	handlers.ctx = stranger;
+	stranger->engine = engine;
+	stranger->since_ns = sluice_now_ns();
+	if (sluice_link_adopt(engine->loop, fd, &opts, &handlers, &stranger->link) < 0)
+		stranger->link = NULL;
 }
 
 int sluice_engine_incoming(struct sluice_engine *engine, const char *uri, struct sluice_error *err)
@@ -658,6 +671,16 @@ static void link_message(void *ctx, const json_t *message)
 					       strcmp(sluice_peer_type(message), "resumed") == 0))
 		sluice_streams_credits(engine->streams);
 	sluice_engine_tick(engine, sluice_now_ns());
+}
+
+static void link_bad(void *ctx, const char *why)
+{
+	struct sluice_engine *engine = ctx;
+
+	if (engine->source != NULL)
+		sluice_source_peer_bad(engine->source, why);
+	else if (engine->target != NULL)
+		sluice_target_peer_bad(engine->target, why);
 }
 
 static void link_down(void *ctx, const char *why)

@@ -7,6 +7,7 @@
 
 #include "base/assert.h"
 #include "base/bits.h"
+#include "engine/placement/node_memory.h"
 
 enum slot_state { SLOT_FREE, SLOT_FILLING, SLOT_READY, SLOT_KEPT, SLOT_SENT_BY_0 };
 
@@ -22,7 +23,7 @@ int sluice_outbox_create(uint32_t slots, uint32_t slot_bytes, struct sluice_outb
 	outbox->slots = slots;
 	outbox->slot_bytes = slot_bytes;
 	outbox->segments = calloc(slots, sizeof(*outbox->segments));
-	outbox->pool = aligned_alloc(SLUICE_PAGE_BYTES, (uint64_t)slots * slot_bytes);
+	outbox->pool = sluice_node_alloc((size_t)slots * slot_bytes);
 	if (outbox->segments == NULL || outbox->pool == NULL ||
 		sluice_queue_init(&outbox->free, slots) < 0 ||
 		sluice_queue_init(&outbox->ready, slots) < 0) {
@@ -42,7 +43,7 @@ void sluice_outbox_destroy(struct sluice_outbox *outbox)
 	sluice_queue_fini(&outbox->free);
 	sluice_queue_fini(&outbox->ready);
 	free(outbox->segments);
-	free(outbox->pool);
+	sluice_node_free(outbox->pool, (size_t)outbox->slots * outbox->slot_bytes);
 	free(outbox);
 }
 

@@ -11,17 +11,16 @@
 
 #include "base/assert.h"
 #include "engine/lane/lane_internal.h"
+#include "engine/placement/node_memory.h"
 
 int sluice_lane_create(const struct sluice_lane_conf *conf, struct sluice_lane **ret_lane)
 {
-	struct sluice_lane *lane =
-		aligned_alloc(SLUICE_CACHE_LINE, sluice_align_up(sizeof(*lane), SLUICE_CACHE_LINE));
+	struct sluice_lane *lane = sluice_node_alloc(sizeof(*lane)); /* zeros */
 
 	SLUICE_ASSERT(conf->window_bytes >= SLUICE_PAGE_BYTES);
 	SLUICE_ASSERT(conf->limits.op_bytes_max >= SLUICE_PAGE_BYTES);
 	if (lane == NULL)
 		return -ENOMEM;
-	memset(lane, 0, sizeof(*lane));
 	lane->conf = *conf;
 	lane->depth = SLUICE_LANE_DEPTH_MAX;
 	while (lane->depth > conf->limits.depth_max)
@@ -46,7 +45,7 @@ void sluice_lane_destroy(struct sluice_lane *lane)
 	if (lane == NULL)
 		return;
 	lane->conf.transport->lane_close(lane->conf.conn);
-	free(lane);
+	sluice_node_free(lane, sizeof(*lane));
 }
 
 static void note(
@@ -233,6 +232,11 @@ void sluice_lane_fence(struct sluice_lane *lane)
 {
 	lane->conf.transport->lane_fence(lane->conf.conn);
 	lane->state = LANE_LOST;
+}
+
+uint64_t sluice_lane_memory_nodes(const struct sluice_lane *lane)
+{
+	return sluice_node_set_of(lane, sizeof(*lane));
 }
 
 struct sluice_mailbox *sluice_lane_mailbox(struct sluice_lane *lane)

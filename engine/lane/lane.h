@@ -93,6 +93,8 @@ void sluice_lane_abandon(struct sluice_lane *lane);
 /* Control, at the target, while no worker steps it: nothing of this lane lands any more. */
 void sluice_lane_fence(struct sluice_lane *lane);
 
+/* The nodes (kernel's numbers) that its memory is on; 0 when nobody says. */
+uint64_t sluice_lane_memory_nodes(const struct sluice_lane *lane);
 struct sluice_mailbox *sluice_lane_mailbox(struct sluice_lane *lane);
 const struct sluice_lane_counters *sluice_lane_counters(const struct sluice_lane *lane);
 struct sluice_lane_counters *sluice_lane_counters_for_worker(struct sluice_lane *lane);

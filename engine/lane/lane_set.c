@@ -7,6 +7,7 @@
 
 #include "base/assert.h"
 #include "engine/lane/crew.h"
+#include "engine/placement/node_memory.h"
 
 static void add_counters(struct sluice_lane_counters *to, const struct sluice_lane_counters *from)
 {
@@ -23,6 +24,22 @@ static void join_counters(struct sluice_lane_counters *to, const struct sluice_l
 	add_counters(to, from);
 	to->inflight_bytes_peak = peak;
 	SLUICE_COUNT_MAX(to->inflight_bytes_peak, SLUICE_COUNT_READ(from->inflight_bytes_peak));
+}
+
+static int make_lane(struct sluice_lane_conf *conf, struct sluice_rail *rail,
+	const struct sluice_lane_opts *opts, struct sluice_lane **ret_lane,
+	struct sluice_error *err)
+{
+	int r = conf->transport->lane_open(rail, opts, &conf->conn, err);
+
+	if (r < 0)
+		return r;
+	r = sluice_lane_create(conf, ret_lane);
+	if (r < 0) {
+		conf->transport->lane_close(conf->conn);
+		return sluice_fail(err, r, "lane", "out of memory");
+	}
+	return 0;
 }
 
 int sluice_lane_set_open(struct sluice_lane_set *set, uint32_t lane,
@@ -49,18 +66,16 @@ int sluice_lane_set_open(struct sluice_lane_set *set, uint32_t lane,
 		.window_bytes = set->window_bytes,
 		.work = set->work,
 	};
+	struct sluice_node_policy policy;
 	int r;
 
 	SLUICE_ASSERT(lane < set->count);
 	SLUICE_ASSERT(slot->standing == SLUICE_LANE_CLOSED);
-	r = set->transport->lane_open(set->rail, &opts, &conf.conn, err);
+	sluice_node_prefer(place.memory_nodes, &policy);
+	r = make_lane(&conf, set->rail, &opts, &slot->lane, err);
+	sluice_node_restore(&policy);
 	if (r < 0)
 		return r;
-	r = sluice_lane_create(&conf, &slot->lane);
-	if (r < 0) {
-		set->transport->lane_close(conf.conn);
-		return sluice_fail(err, r, "lane", "out of memory");
-	}
 	r = sluice_crew_add(set->crew, slot->lane, place.worker);
 	if (r < 0) {
 		sluice_lane_destroy(slot->lane);

@@ -22,6 +22,7 @@
 
 #include "engine/device/announce.h"
 #include "engine/peer/record.h"
+#include "engine/peer/ticket.h"
 #include "engine/policy/policy.h"
 
 struct sluice_bitmap_feed;
@@ -45,6 +46,8 @@ typedef void sluice_data_fn(void *ctx, uint64_t offset, uint64_t len_bytes);
 struct sluice_session_env {
 	void *ctx;
 	uint64_t (*now_ns)(void *ctx);
+	/* Secrets of the peer link as it is now, for tickets (see ticket.h). NULL: it has none. */
+	sluice_derive_fn *derive;
 	/* Hand a message to the peer link; steals it. Never calls back into the session: a link
 	   that fails is told later, by peer_lost(). */
 	void (*peer_send)(void *ctx, json_t *message);
@@ -80,6 +83,7 @@ struct sluice_session_conf {
 	const char *rail_address; /* target: what peers connect to */
 	struct sluice_crew *crew;
 	uint32_t lanes;
+	uint64_t staging_nodes; /* NUMA nodes for the outbox, see sluice_node_prefer() */
 	uint64_t memory_budget_bytes; /* bytes in flight, all lanes together */
 	uint64_t
 		max_bandwidth_bytes_per_s; /* source: of guest memory until it stops; 0: no limit */

@@ -149,11 +149,13 @@ void source_on_fenced(struct sluice_source *s, const json_t *message)
 int source_open_lane(struct sluice_source *s, uint32_t lane, const char *text, uint64_t deadline_ns,
 	struct sluice_error *err)
 {
+	struct sluice_ticket_keys keys = {s->env.derive, s->env.ctx};
+	struct sluice_ticket_use use = {s->conf.session, lane, s->lanes.slots[lane].epoch + 1};
 	struct sluice_ticket ticket;
+	int r = sluice_ticket_know(&keys, &use, text, &ticket, err);
 
-	if (sluice_unhex(text, ticket.secret, sizeof(ticket.secret)) != SLUICE_TICKET_BYTES)
-		return sluice_fail_scope(err, SLUICE_SCOPE_SESSION, -EPROTO, "ticket",
-			"the peer sent a ticket that is not hexadecimal");
+	if (r < 0)
+		return r;
 	return sluice_lane_set_open(&s->lanes, lane, &ticket, s->rail_address, deadline_ns, err);
 }
 

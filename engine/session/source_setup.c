@@ -10,6 +10,7 @@
 
 #include "base/bits.h"
 #include "base/clock.h"
+#include "engine/placement/node_memory.h"
 #include "engine/session/source_internal.h"
 
 void source_say_hello(struct sluice_source *s)
@@ -102,13 +103,16 @@ static int make_outbox(struct sluice_source *s, const json_t *message)
 {
 	uint32_t slots = (uint32_t)json_integer_value(json_object_get(message, "slots"));
 	uint32_t slot_bytes = (uint32_t)json_integer_value(json_object_get(message, "slot-bytes"));
+	struct sluice_node_policy policy;
 	struct sluice_span span;
 	int r;
 
 	if (!sluice_is_aligned(slot_bytes, SLUICE_PAGE_BYTES))
 		return sluice_fail_scope(&s->error, SLUICE_SCOPE_SESSION, -EPROTO, "welcome",
 			"the peer's slots of %u bytes are not a multiple of 4096", slot_bytes);
+	sluice_node_prefer(s->conf.staging_nodes, &policy);
 	r = sluice_outbox_create(slots, slot_bytes, &s->conf.outbox);
+	sluice_node_restore(&policy);
 	if (r < 0)
 		return sluice_fail(&s->error, r, "welcome", "out of memory for %u slots", slots);
 	if (s->lanes.limits.caps & SLUICE_CAP_REGISTERS_MEMORY) {

@@ -4,7 +4,6 @@
  * thread.
  */
 #include <errno.h>
-#include <sys/random.h>
 
 #include "base/plant.h"
 #include "engine/session/target_internal.h"
@@ -13,15 +12,27 @@
 int target_open_lane(struct sluice_target *t, uint32_t lane, uint64_t timeout_ns,
 	json_t **ret_ticket, struct sluice_error *err)
 {
+	struct sluice_ticket_keys keys = {t->env.derive, t->env.ctx};
+	struct sluice_ticket_use use = {t->conf.session, lane, t->lanes.slots[lane].epoch + 1};
+	char told[SLUICE_TICKET_TEXT_BYTES];
 	struct sluice_ticket ticket;
-	int r;
+	int r = sluice_ticket_make(&keys, &use, &ticket, told, err);
 
-	if (getrandom(ticket.secret, sizeof(ticket.secret), 0) != sizeof(ticket.secret))
-		return sluice_fail(err, -EIO, "ticket", "no random bytes");
-	r = sluice_lane_set_open(&t->lanes, lane, &ticket, NULL, target_now(t) + timeout_ns, err);
 	if (r == 0)
-		*ret_ticket = sluice_hex(ticket.secret, sizeof(ticket.secret));
+		r = sluice_lane_set_open(
+			&t->lanes, lane, &ticket, NULL, target_now(t) + timeout_ns, err);
+	if (r == 0)
+		*ret_ticket = json_string(told);
 	return r;
+}
+
+/* They end with the peer link that they came by. What has connected waits for its fence. */
+void target_void_tickets(struct sluice_target *t)
+{
+	target_read_mailboxes(t);
+	for (uint32_t lane = 0; lane < t->lanes.count && !sluice_target_is_over(t); lane++)
+		if (t->lanes.slots[lane].standing == SLUICE_LANE_CONNECTING)
+			sluice_lane_set_close(&t->lanes, lane);
 }
 
 /* A lane that cannot be opened now is answered without a ticket: the source asks again later. */

@@ -69,6 +69,25 @@ static void env_peer_send(void *ctx, json_t *message)
 	json_decref(message);
 }
 
+/* Half of the seeds have an encrypted link. Both ends of one know the same, of two never. */
+static int env_derive(
+	void *ctx, const void *context, size_t context_bytes, uint8_t *secret, size_t secret_bytes)
+{
+	struct engine *engine = ctx;
+	uint64_t state;
+
+	if (engine->run->seed % 2 == 0)
+		return -EOPNOTSUPP;
+	if (engine->link == NULL)
+		return -ENOTCONN;
+	state = sluice_random_mix(engine->run->seed ^ (uint64_t)engine->link->number << 32);
+	for (size_t i = 0; i < context_bytes; i++)
+		state = sluice_random_mix(state ^ ((const uint8_t *)context)[i]);
+	for (size_t i = 0; i < secret_bytes; i++)
+		secret[i] = (uint8_t)sluice_random_mix(state ^ i);
+	return 0;
+}
+
 static void env_vmm_event(void *ctx, const char *name, json_t *data)
 {
 	struct engine *engine = ctx;
@@ -187,6 +206,7 @@ static void env_peer_reconnect(void *ctx)
 
 static const struct sluice_session_env engine_env = {
 	.now_ns = env_now_ns,
+	.derive = env_derive,
 	.peer_send = env_peer_send,
 	.peer_disconnect = env_peer_disconnect,
 	.peer_reconnect = env_peer_reconnect,

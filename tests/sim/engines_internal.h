@@ -95,6 +95,7 @@ struct sluice_crew_lane;
 struct link {
 	struct engine *end[HOSTS]; /* NULL: closed at this end */
 	bool connecting, stranger, cut;
+	uint32_t number; /* in the run: what its secrets are made of */
 	uint64_t connect_ns; /* when the source learns that it is up, or is not */
 	uint64_t down_ns[HOSTS]; /* when this end learns that it is down */
 	uint64_t last_due_ns[HOSTS];

@@ -23,6 +23,7 @@ struct link *link_connect(struct engine *source)
 
 	SLUICE_ASSERT(link != NULL);
 	SLUICE_ASSERT(run->link_count < ENGINES_LINKS_MAX);
+	link->number = run->link_count;
 	run->links[run->link_count++] = link;
 	link->end[SOURCE] = source;
 	link->connecting = true;

@@ -273,6 +273,7 @@ static const struct sluice_command commands[] = {
 	{"query-migrate-parameters", query_parameters},
 	{"query-migrate", query_migrate},
 	{"query-lanes", query_lanes},
+	{"query-placement", do_nothing},
 	{"query-stats", do_nothing},
 	{"query-session", query_session},
 	{"session-resolve", session_resolve},
