@@ -166,7 +166,7 @@ static void node_box(const struct picture *p, const json_t *plan, const json_t *
 	snprintf(title, sizeof(title), "node %.0f", cli_number(node, "node", 0));
 	if (bytes > 0)
 		append(title, sizeof(title), ", %s", cli_format_bytes(bytes, size, sizeof(size)));
-	else
+	else if (!json_is_true(json_object_get(node, "has-memory")))
 		append(title, sizeof(title), ", no memory");
 	if (cores > 0)
 		append(title, sizeof(title), ", %.0f core%s: CPUs %.60s", cores,
