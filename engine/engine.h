@@ -30,6 +30,7 @@ struct sluice_engine;
 struct sluice_stranger {
 	struct sluice_engine *engine;
 	struct sluice_link *link; /* NULL: free */
+	uint64_t since_ns;
 };
 
 struct sluice_engine {

@@ -110,10 +110,11 @@ static int env_segment_announced(
 
 static void link_up(void *ctx);
 static void link_message(void *ctx, const json_t *message);
+static void link_bad(void *ctx, const char *why);
 static void link_down(void *ctx, const char *why);
 
 static const struct sluice_link_handlers link_handlers = {
-	.up = link_up, .message = link_message, .down = link_down};
+	.up = link_up, .message = link_message, .bad = link_bad, .down = link_down};
 
 static int connect_peer(struct sluice_engine *engine, struct sluice_error *err)
 {
@@ -451,6 +452,11 @@ static void refuse(struct sluice_link *link, const char *text)
 	sluice_link_send(link, json_pack("{s:s, s:s}", "type", "refuse", "error", text));
 }
 
+static void stranger_bad(void *ctx, const char *why)
+{
+	refuse(((struct sluice_stranger *)ctx)->link, why);
+}
+
 static int make_staging(struct sluice_engine *engine, struct sluice_error *err)
 {
 	const struct sluice_config *c = &engine->config;
@@ -600,22 +606,25 @@ static void stranger_message(void *ctx, const json_t *message)
 static void on_peer_accepted(void *ctx, int fd)
 {
 	struct sluice_engine *engine = ctx;
-	struct sluice_link_handlers handlers = {.message = stranger_message, .down = stranger_down};
+	struct sluice_link_handlers handlers = {
+		.message = stranger_message, .bad = stranger_bad, .down = stranger_down};
+	struct sluice_stranger *stranger = &engine->strangers[0];
 	struct sluice_link_opts opts;
 
 	sluice_security_link_opts(&engine->config, STRANGER_DEADLINE_NS, &opts);
-	for (size_t i = 0; i < SLUICE_STRANGERS_MAX; i++) {
-		struct sluice_stranger *stranger = &engine->strangers[i];
-
-		if (stranger->link != NULL)
-			continue;
-		handlers.ctx = stranger;
-		stranger->engine = engine;
-		if (sluice_link_adopt(engine->loop, fd, &opts, &handlers, &stranger->link) < 0)
-			stranger->link = NULL;
-		return;
-	}
-	close(fd);
+	/* When all places are taken the oldest goes: who means it says hello at once, and those who
+	   only sit there must not keep it out. */
+	for (size_t i = 0; i < SLUICE_STRANGERS_MAX && stranger->link != NULL; i++)
+		if (engine->strangers[i].link == NULL ||
+			engine->strangers[i].since_ns < stranger->since_ns)
+			stranger = &engine->strangers[i];
+	if (stranger->link != NULL)
+		stranger_gone(stranger);
+	handlers.ctx = stranger;
+	stranger->engine = engine;
+	stranger->since_ns = sluice_now_ns();
+	if (sluice_link_adopt(engine->loop, fd, &opts, &handlers, &stranger->link) < 0)
+		stranger->link = NULL;
 }
 
 int sluice_engine_incoming(struct sluice_engine *engine, const char *uri, struct sluice_error *err)
@@ -662,6 +671,16 @@ static void link_message(void *ctx, const json_t *message)
 					       strcmp(sluice_peer_type(message), "resumed") == 0))
 		sluice_streams_credits(engine->streams);
 	sluice_engine_tick(engine, sluice_now_ns());
+}
+
+static void link_bad(void *ctx, const char *why)
+{
+	struct sluice_engine *engine = ctx;
+
+	if (engine->source != NULL)
+		sluice_source_peer_bad(engine->source, why);
+	else if (engine->target != NULL)
+		sluice_target_peer_bad(engine->target, why);
 }
 
 static void link_down(void *ctx, const char *why)

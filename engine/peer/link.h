@@ -27,6 +27,9 @@ struct sluice_loop;
 struct sluice_link_handlers {
 	void (*up)(void *ctx); /* a connection that was started is made; NULL for adopted ones */
 	void (*message)(void *ctx, const json_t *message); /* checked against the schema */
+	/* The peer said what is no message of the peer link; down() follows. It may still be told
+	   so. May be NULL. */
+	void (*bad)(void *ctx, const char *why);
 	/* The last call; then close it. Never from inside sluice_link_send(), and only when
 	   everything the peer had sent has been given to message(). */
 	void (*down)(void *ctx, const char *why);

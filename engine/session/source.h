@@ -22,6 +22,8 @@ void sluice_source_destroy(struct sluice_source *source);
 /* What happened. */
 void sluice_source_connected(struct sluice_source *source);
 void sluice_source_peer_message(struct sluice_source *source, const json_t *message);
+/* It said what is no message; peer_lost() follows. */
+void sluice_source_peer_bad(struct sluice_source *source, const char *why);
 /* The link is gone, or the attempt to make one failed. @code: -errno; -ECONNREFUSED of an attempt
    says that the host answers and nobody listens there. */
 void sluice_source_peer_lost(struct sluice_source *source, int code, const char *why);

@@ -70,6 +70,12 @@ void sluice_source_connected(struct sluice_source *s)
 	}
 }
 
+void sluice_source_peer_bad(struct sluice_source *s, const char *why)
+{
+	if (source_guest_is_ours(s->state))
+		source_fail_text(s, -EPROTO, "the target broke the protocol: %s", why);
+}
+
 /* Before the welcome nothing has been shared that could be resumed. */
 static void lost_while_ours(struct sluice_source *s, int code, bool was_up, const char *why)
 {

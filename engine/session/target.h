@@ -22,6 +22,8 @@ int sluice_target_create(const struct sluice_session_conf *conf,
 void sluice_target_destroy(struct sluice_target *target); /* NULL is allowed */
 
 void sluice_target_peer_message(struct sluice_target *target, const json_t *message);
+/* It said what is no message; peer_lost() follows. */
+void sluice_target_peer_bad(struct sluice_target *target, const char *why);
 void sluice_target_peer_lost(struct sluice_target *target, const char *why);
 /* Whether a connection that begins with `resume` is this session's source come back; *err says why
    it is not. Then peer_back() and peer_message(). */

@@ -42,7 +42,7 @@ struct raw {
 	int fd; /* our end of it */
 };
 
-extern const struct sluice_transport *const raw_tcp;
+extern const struct sluice_transport *raw_tcp; /* guarded, see lane_guard.h */
 
 bool raw_open(struct raw *r);
 void raw_close(struct raw *r);
@@ -84,6 +84,9 @@ void raw_frame_bare(struct raw_frame *frame, enum tcp_frame_kind kind, uint32_t 
 void raw_entry(struct tcp_frame_entry *entry, uint8_t kind, uint64_t offset, uint32_t len_bytes);
 size_t raw_frame_bytes(const struct raw_frame *frame); /* header and body as the header says */
 void raw_frame_seal(struct raw_frame *frame);
+
+/* Rows of docs/hostile-input.md for single fields of frames. */
+void list_tcp_pokes(void);
 
 extern CU_TestInfo cases_tcp_frames[], cases_tcp_hello[], cases_tcp_source[], cases_tcp_own[];
 
