@@ -517,6 +517,13 @@ class Network(PeerTest):
         words = ["lanes", "clear text", "lane-security: none at both ends"]
         self.refused(words, source.vmm, "migrate", uri=uri)
         self.refused(words, target.vmm, "migrate-incoming", uri=uri)
+        # What was allowed when it began to wait, and is not any more.
+        target = self.engine(2, "target4", security="none")
+        uri = target.incoming("tcp:198.51.100.2:0")
+        target.vmm.command("migrate-set-parameters", security="auto")
+        source = self.engine(1, "source4", security="none")
+        self.fails(source, uri, "the peer link was lost")
+        self.tells(target, "in clear text", "psk-file")
         # Lanes that wait where the other host cannot come.
         target = self.engine(2, "target3", security="none", rail="127.0.0.1:0")
         self.refused(["rail=ADDRESS:0"], target.vmm, "migrate-incoming", uri=uri)
