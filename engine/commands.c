@@ -391,7 +391,10 @@ static json_t *lane_json(
 		slot->retry_ns != SLUICE_NEVER)
 		json_object_set_new(reply, "retry-in",
 			json_integer((json_int_t)((slot->retry_ns - now_ns) / SLUICE_NS_PER_MS)));
-	json_object_set_new(reply, "worker", json_integer((json_int_t)place.worker));
+	if (slot->lane != NULL)
+		place.worker = sluice_crew_worker_of(engine->crew, slot->lane);
+	if (place.worker != SLUICE_CREW_ANY)
+		json_object_set_new(reply, "worker", json_integer((json_int_t)place.worker));
 	json_object_set_new(reply, "node", json_integer(place.node));
 	json_object_set_new(reply, "pages-sent", json_integer((json_int_t)c.pages_sent));
 	json_object_set_new(reply, "pages-zero", json_integer((json_int_t)c.pages_zero));

@@ -370,6 +370,15 @@ int sluice_crew_add(struct sluice_crew *crew, struct sluice_lane *lane, uint32_t
 	return 0;
 }
 
+uint32_t sluice_crew_worker_of(const struct sluice_crew *crew, const struct sluice_lane *lane)
+{
+	for (uint32_t i = 0; i < crew->worker_count; i++)
+		for (uint32_t n = 0; n < crew->workers[i].wanted_count; n++)
+			if (crew->workers[i].wanted[n] == lane)
+				return i;
+	return SLUICE_CREW_ANY;
+}
+
 static bool worker_remove(struct worker *w, struct sluice_lane *lane)
 {
 	bool found = false;

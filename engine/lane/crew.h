@@ -61,6 +61,8 @@ struct sluice_crew_lane sluice_crew_lane(const struct sluice_crew *crew, uint32_
 /* Give a lane to a worker, or with SLUICE_CREW_ANY to the one with the fewest lanes. -ENOSPC when
    it is full. */
 int sluice_crew_add(struct sluice_crew *crew, struct sluice_lane *lane, uint32_t worker);
+/* Who steps it, or SLUICE_CREW_ANY: nobody. */
+uint32_t sluice_crew_worker_of(const struct sluice_crew *crew, const struct sluice_lane *lane);
 /* Returns when no worker steps the lane any more. A lane that was never added is fine. */
 void sluice_crew_remove(struct sluice_crew *crew, struct sluice_lane *lane);
 /* There may be work: whoever sleeps looks again. */

@@ -164,33 +164,31 @@ static void take_nonsense(struct sluice_link *link, const char *why)
 static void read_messages(struct sluice_link *link)
 {
 	struct sluice_error err = {0};
-	int received;
+	int received = sluice_wire_receive(link->wire, &err);
 
-	do {
-		received = sluice_wire_receive(link->wire, &err);
-		while (alive(link)) {
-			json_t *message = NULL;
-			int r = sluice_wire_next(link->wire, &message, &err);
+	while (alive(link)) {
+		json_t *message = NULL;
+		int r = sluice_wire_next(link->wire, &message, &err);
 
-			if (r == 0)
-				break;
-			if (r > 0)
-				r = sluice_peer_check(message, &err);
-			if (r < 0)
-				take_nonsense(link, err.text);
-			else
-				take_message(link, message);
-			json_decref(message);
-		}
-		/* The wire stops when its buffer is full. What waits inside TLS then would wake
-		   nobody. */
-	} while (received == 0 && alive(link) && link->tls != NULL &&
-		 link->module->pending(link->tls));
+		if (r == 0)
+			break;
+		if (r > 0)
+			r = sluice_peer_check(message, &err);
+		if (r < 0)
+			take_nonsense(link, err.text);
+		else
+			take_message(link, message);
+		json_decref(message);
+	}
 	if (received < 0 && alive(link))
 		go_down(link, why_it_ended(link, received, err.text));
 }
 
 /* ---- beginning: connection, TLS ---- */
+
+/* A record is always taken whole. So nothing waits inside TLS, where it would wake nobody, when
+   the wire stops reading because its buffer is full. */
+_Static_assert(SLUICE_WIRE_READ_BYTES >= SLUICE_TLS_RECORD_BYTES_MAX, "a record fits");
 
 static ssize_t tls_read(void *ctx, void *data, size_t bytes, struct sluice_error *err)
 {

@@ -305,11 +305,6 @@ static ssize_t write_some(struct sluice_tls *tls, const void *data, size_t bytes
 	return why == SSL_ERROR_SYSCALL && errno != 0 ? -errno : -EPIPE;
 }
 
-static bool pending(const struct sluice_tls *tls)
-{
-	return SSL_pending(tls->ssl) > 0;
-}
-
 static void end(struct sluice_tls *tls)
 {
 	ERR_clear_error();
@@ -341,7 +336,6 @@ __attribute__((visibility("default"))) const struct sluice_tls_module SLUICE_TLS
 	.handshake = handshake,
 	.read = read_some,
 	.write = write_some,
-	.pending = pending,
 	.end = end,
 	.identity = identity,
 	.export = export,

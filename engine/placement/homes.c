@@ -5,7 +5,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/assert.h"
 #include "base/bits.h"
 #include "engine/lane/ledger.h"
 #include "engine/placement/node_memory.h"
@@ -59,36 +58,57 @@ static void settle(struct sluice_homes *homes, struct batch *batch)
 	}
 }
 
+/* The memory behind a region of the ledger; NULL when it was removed meanwhile. */
+static const struct sluice_region *region_behind(
+	const struct sluice_memory *memory, const struct sluice_ledger_region *r)
+{
+	for (uint32_t i = 0; i < memory->count; i++)
+		if (memory->regions[i]->base == r->base)
+			return memory->regions[i];
+	return NULL;
+}
+
+/* The next chunk of the current region that holds data and has no home; false: none is left. */
+static bool next_chunk(
+	struct sluice_homes *homes, const struct sluice_region *region, uint64_t *ret_data)
+{
+	const struct sluice_ledger_region *r = &homes->ledger->regions[homes->region];
+
+	for (; homes->chunk < r->chunks; homes->chunk++) {
+		uint64_t data;
+
+		if (sluice_ledger_home_of(homes->ledger, r->first_chunk + homes->chunk) !=
+			SLUICE_HOME_ANY)
+			continue;
+		data = next_data(region, (uint64_t)homes->chunk << SLUICE_CHUNK_SHIFT);
+		if (data == region->len_bytes)
+			return false;
+		if (data >> SLUICE_CHUNK_SHIFT == homes->chunk) {
+			*ret_data = data;
+			return true;
+		}
+		homes->chunk = (uint32_t)(data >> SLUICE_CHUNK_SHIFT) - 1; /* over the hole */
+	}
+	return false;
+}
+
 bool sluice_homes_step(struct sluice_homes *homes)
 {
 	const struct sluice_ledger *ledger = homes->ledger;
 	struct batch batch = {.count = 0};
 
-	SLUICE_ASSERT(homes->memory->count >= ledger->region_count);
 	while (homes->region < ledger->region_count && batch.count < SLUICE_HOMES_STEP_CHUNKS) {
-		const struct sluice_region *region = homes->memory->regions[homes->region];
 		const struct sluice_ledger_region *r = &ledger->regions[homes->region];
+		const struct sluice_region *region = region_behind(homes->memory, r);
 		uint64_t data;
 
-		while (homes->chunk < r->chunks &&
-			sluice_ledger_home_of(ledger, r->first_chunk + homes->chunk) !=
-				SLUICE_HOME_ANY)
-			homes->chunk++;
-		data = homes->chunk < r->chunks
-			       ? next_data(region, (uint64_t)homes->chunk << SLUICE_CHUNK_SHIFT)
-			       : region->len_bytes;
-		if (data == region->len_bytes) {
+		if (region == NULL || !next_chunk(homes, region, &data)) {
 			homes->region++;
 			homes->chunk = 0;
 			continue;
 		}
-		homes->chunk = (uint32_t)(data >> SLUICE_CHUNK_SHIFT);
-		if (sluice_ledger_home_of(ledger, r->first_chunk + homes->chunk) ==
-			SLUICE_HOME_ANY) {
-			batch.pages[batch.count] = look_at(region, data);
-			batch.chunks[batch.count++] = r->first_chunk + homes->chunk;
-		}
-		homes->chunk++;
+		batch.pages[batch.count] = look_at(region, data);
+		batch.chunks[batch.count++] = r->first_chunk + homes->chunk++;
 	}
 	if (batch.count > 0)
 		settle(homes, &batch);

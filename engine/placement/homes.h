@@ -24,11 +24,11 @@ struct sluice_ledger;
 #define SLUICE_HOMES_STEP_CHUNKS 256 /* half a GiB; well under a millisecond */
 
 struct sluice_homes {
-	const struct sluice_memory *memory; /* regions in the ledger's order */
+	const struct sluice_memory *memory; /* whose regions may come and go */
 	const struct sluice_topology *topology;
 	const struct sluice_plan *plan;
 	struct sluice_ledger *ledger;
-	uint32_t region; /* where this round has come to */
+	uint32_t region; /* of the ledger: where this round has come to */
 	uint32_t chunk; /* within the region */
 	uint64_t found; /* chunks whose node is known, ever */
 };

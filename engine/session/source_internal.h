@@ -90,6 +90,7 @@ struct sluice_source {
 	/* The peer link. Between `resume` and `resumed` it is up and nothing else may be said. */
 	bool link_up, hello_said, resuming;
 	uint64_t heard_ns, pinged_ns, ping_n, peer_rtt_ns;
+	uint64_t peer_record_ns; /* what the target's record of the commit takes, as it said */
 	char rail_address[SLUICE_ADDRESS_MAX]; /* from the welcome: where lanes connect */
 	char peer_instance[SLUICE_SESSION_ID_BYTES]; /* from the welcome: who may resume */
 	uint32_t attempt; /* counts connections made to resume */
@@ -103,7 +104,6 @@ struct sluice_source {
 	bool gave; /* ASK: the VMM gave the guest away while the link was down */
 	bool peer_ended; /* the target said that it ended the session */
 	bool farewell; /* over here, and the target has still to hear of it */
-	uint64_t peer_record_ns; /* what the target's record of the commit takes, as it said */
 
 	/* Moments, on the env's clock; 0: not yet. */
 	uint64_t start_ns, active_ns, ready_ns, stopped_ns, commit_ns, over_ns, progress_ns;

@@ -85,6 +85,7 @@ int target_say_welcome(struct sluice_target *t, struct sluice_error *err);
 /* target_lanes.c */
 int target_open_lane(struct sluice_target *t, uint32_t lane, uint64_t timeout_ns,
 	json_t **ret_ticket, struct sluice_error *err);
+void target_void_tickets(struct sluice_target *t); /* the peer link is gone */
 void target_on_lane_open(struct sluice_target *t, const json_t *message);
 json_t *target_held_slots(const struct sluice_target *t, uint32_t lane); /* or of all lanes */
 #define TARGET_ALL_LANES UINT32_MAX

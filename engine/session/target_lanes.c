@@ -26,6 +26,15 @@ int target_open_lane(struct sluice_target *t, uint32_t lane, uint64_t timeout_ns
 	return r;
 }
 
+/* They end with the peer link that they came by. What has connected waits for its fence. */
+void target_void_tickets(struct sluice_target *t)
+{
+	target_read_mailboxes(t);
+	for (uint32_t lane = 0; lane < t->lanes.count && !sluice_target_is_over(t); lane++)
+		if (t->lanes.slots[lane].standing == SLUICE_LANE_CONNECTING)
+			sluice_lane_set_close(&t->lanes, lane);
+}
+
 /* A lane that cannot be opened now is answered without a ticket: the source asks again later. */
 void target_on_lane_open(struct sluice_target *t, const json_t *message)
 {

@@ -153,7 +153,9 @@ void sluice_target_peer_lost(struct sluice_target *t, const char *why)
 	t->pauses += target_is_paused(t);
 	snprintf(t->link_reason, sizeof(t->link_reason), "the peer link was lost: %s", why);
 	sluice_text_make_utf8(t->link_reason);
-	target_tell_status(t); /* paused; or in doubt: the source may have committed */
+	target_void_tickets(t);
+	if (!sluice_target_is_over(t))
+		target_tell_status(t); /* paused; or in doubt: the source may have committed */
 }
 
 void sluice_target_peer_back(struct sluice_target *t)

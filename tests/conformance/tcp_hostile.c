@@ -6,6 +6,7 @@
 #include <CUnit/Basic.h>
 
 #include "tests/conformance/tcp_raw.h"
+#include "tests/support/lane_guard.h"
 
 /* What each of the tests sees; "" for those that try nothing bad. */
 static const struct {
@@ -81,6 +82,7 @@ int main(int argc, char **argv)
 
 	if (argc > 1 && strcmp(argv[1], "--list") == 0)
 		return list();
+	raw_tcp = lane_guard_transport(&sluice_transport_tcp);
 	if (CU_initialize_registry() != CUE_SUCCESS || CU_register_suites(suites) != CUE_SUCCESS) {
 		fprintf(stderr, "tcp_hostile: %s\n", CU_get_error_msg());
 		return 1;

@@ -402,62 +402,6 @@ static void unregister_while_receiving(void)
 	raw_close(&r);
 }
 
-/* ---- no allocation ---- */
-
-/* The linker leads the transport's allocations through these (--wrap). */
-void *__real_malloc(size_t bytes);
-void *__real_calloc(size_t count, size_t bytes);
-void *__real_realloc(void *addr, size_t bytes);
-void *__real_aligned_alloc(size_t align, size_t bytes);
-void *__wrap_malloc(size_t bytes);
-void *__wrap_calloc(size_t count, size_t bytes);
-void *__wrap_realloc(void *addr, size_t bytes);
-void *__wrap_aligned_alloc(size_t align, size_t bytes);
-
-static uint64_t allocations;
-
-void *__wrap_malloc(size_t bytes)
-{
-	__atomic_fetch_add(&allocations, 1, __ATOMIC_RELAXED);
-	return __real_malloc(bytes);
-}
-
-void *__wrap_calloc(size_t count, size_t bytes)
-{
-	__atomic_fetch_add(&allocations, 1, __ATOMIC_RELAXED);
-	return __real_calloc(count, bytes);
-}
-
-void *__wrap_realloc(void *addr, size_t bytes)
-{
-	__atomic_fetch_add(&allocations, 1, __ATOMIC_RELAXED);
-	return __real_realloc(addr, bytes);
-}
-
-void *__wrap_aligned_alloc(size_t align, size_t bytes)
-{
-	__atomic_fetch_add(&allocations, 1, __ATOMIC_RELAXED);
-	return __real_aligned_alloc(align, bytes);
-}
-
-static void running_lane_allocates_nothing(void)
-{
-	uint64_t before = allocations, seq;
-	struct raw r;
-
-	if (!raw_open(&r))
-		return;
-	CU_ASSERT(allocations > before); /* the counter counts: opening does allocate */
-	seq = r.good_seq;
-	before = allocations;
-	for (int i = 0; i < 200; i++) {
-		flood(r.good_source, r.remote, r.local, &seq);
-		raw_pump(&r);
-	}
-	CU_ASSERT_EQUAL(allocations, before);
-	raw_close(&r);
-}
-
 static void counters_of_a_lane(void)
 {
 	const struct sluice_conn_stats *out, *in;
@@ -485,7 +429,6 @@ CU_TestInfo cases_tcp_own[] = {
 	{"messages left in the buffer keep a worker awake", messages_keep_awake},
 	{"sleeping on a frame that no buffer holds", sleeping_on_a_full_socket},
 	{"memory unregistered while a worker receives", unregister_while_receiving},
-	{"a running lane allocates nothing", running_lane_allocates_nothing},
 	{"counters of a lane", counters_of_a_lane},
 	CU_TEST_INFO_NULL,
 };

@@ -15,7 +15,7 @@
 #define MAPPED_BYTES (RAW_REGION_BYTES + 2 * RAW_GUARD_BYTES)
 #define FILL         0xa5
 
-const struct sluice_transport *const raw_tcp = &sluice_transport_tcp;
+const struct sluice_transport *raw_tcp;
 
 static uint8_t *map(uint64_t bytes, int fill)
 {

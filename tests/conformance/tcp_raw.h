@@ -42,7 +42,7 @@ struct raw {
 	int fd; /* our end of it */
 };
 
-extern const struct sluice_transport *const raw_tcp;
+extern const struct sluice_transport *raw_tcp; /* guarded, see lane_guard.h */
 
 bool raw_open(struct raw *r);
 void raw_close(struct raw *r);

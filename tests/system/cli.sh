@@ -86,8 +86,14 @@ expect 0 'being cancelled' "$sluice" cancel
 if command -v script >/dev/null; then
 	"$sluice" migrate tcp:h:1 --detach >/dev/null
 	expect 0 $'\r\\[#' script -qec "'$sluice' migrate tcp:h:1" /dev/null
-	expect 124 $'\033\\[\\?1049h.*' script -qec "timeout -s INT 1 '$sluice' watch --interval 0.1" /dev/null
-	expect 124 $'\033\\[\\?1049l.*completed' script -qec "timeout -s INT 1 '$sluice' watch --interval 0.1" /dev/null
+	screen=$scratch/screen
+	{
+		(wait_for_text $'\033\\[\\?1049h' "$screen") || true
+		printf '\003' # Ctrl-C
+	} | script -qfec "'$sluice' watch --interval 0.1" "$screen" >/dev/null ||
+		fail "the live view failed"
+	grep -Eq $'\033\\[\\?1049h' "$screen" || fail "no live view on a terminal"
+	grep -Eq $'\033\\[\\?1049l.*completed' "$screen" || fail "no last line behind the live view"
 fi
 
 expect 0 '\{\}' "$sluice" command quit

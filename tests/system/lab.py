@@ -201,7 +201,7 @@ class Host:
     """A VMM, the engine it launched, and a runtime folder of its own.
 
     Options are refvm's, underscores for hyphens; `engine_set` is a dictionary of the engine's
-    parameters, `netns` the network namespace that it lives in.
+    parameters, `engine` the name of its program, `netns` the network namespace that it lives in.
     """
 
     def __init__(self, lab, name, options):
@@ -214,7 +214,7 @@ class Host:
         engine_set = {"runtime-dir": self.runtime, **PATIENT, **options.pop("engine_set", {})}
         netns = options.pop("netns", None)
         arguments = ["ip", "netns", "exec", netns] if netns else []
-        arguments += [program("refvm"), "--engine", program("sluiced"),
+        arguments += [program("refvm"), "--engine", program(options.pop("engine", "sluiced")),
                      "--engine-listen", self.socket,
                      "--monitor", os.path.join(self.folder, "monitor.sock")]
         for key, value in engine_set.items():

@@ -20,7 +20,7 @@ import threading
 import lab as lab_module
 from lab import ENDED, PATIENT, LabTest, migrate, wait_until
 from qmp import PATIENCE_S, QmpError
-from refusals import MIB, memfd
+from hand import MIB, memfd
 
 KEY = "8f3a0c5d7e91b2436f58a7c9d0e1f20314253647586970a1b2c3d4e5f6071829"
 OTHER_KEY = KEY[::-1]
@@ -437,10 +437,10 @@ class Tickets(PeerTest):
         self.refused_count(target, 1)
 
     def test_too_late(self):
-        target = Engine(self.lab, "target", setup_timeout="200ms")
+        target = Engine(self.lab, "target", **{**PATIENT, "setup-timeout": "200ms"})
         _, welcome = self.hello(target.incoming(), "e" * 32)
         wait_until("nobody waits for it any more", lambda: target.vmm.command(
-            "query-lanes")[0]["state"] != "connecting")
+            "query-lanes")[0]["state"] == "lost")
         self.assertFalse(self.show(welcome, welcome["tickets"][0]), "it had expired")
         self.refused_count(target, 1)
 

@@ -264,7 +264,7 @@ static void test_many_messages_at_once(void)
 	talk();
 	target.messages = 0;
 	target.bytes = 0;
-	/* More than the receiver's buffer holds, and in steps that a full one never meets. */
+	/* Together more than a buffer holds at either end. */
 	for (int round = 0; round < 6; round++) {
 		for (int i = 0; i < 900; i++, sent++)
 			say(&source, reason);
