@@ -64,6 +64,8 @@ void raw_hello(struct tcp_hello *ret_hello, uint32_t lane, uint32_t epoch, uint8
 /* Open the victim's lane (TARGET) and wait in vain or connect to it as its proper source. */
 void raw_victim_open(struct raw *r);
 bool raw_victim_connect(struct raw *r);
+/* The same with flags in the hello, which the welcome must repeat. */
+bool raw_victim_greet(struct raw *r, uint16_t flags);
 void raw_victim_close(struct raw *r);
 bool raw_write(int fd, const void *bytes, size_t count);
 /* True when the peer closes: end of file or a reset. */
@@ -84,6 +86,7 @@ void raw_entry(struct tcp_frame_entry *entry, uint8_t kind, uint64_t offset, uin
 size_t raw_frame_bytes(const struct raw_frame *frame); /* header and body as the header says */
 void raw_frame_seal(struct raw_frame *frame);
 
-extern CU_TestInfo cases_tcp_frames[], cases_tcp_hello[], cases_tcp_source[], cases_tcp_own[];
+extern CU_TestInfo cases_tcp_frames[], cases_tcp_hello[], cases_tcp_source[], cases_tcp_own[],
+	cases_tcp_payload[];
 
 #endif
