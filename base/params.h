@@ -21,7 +21,7 @@ int sluice_params_set(const struct sluice_param *table, void *conf, const char *
 /* "name=value", as given to --set. */
 int sluice_params_assign(const struct sluice_param *table, void *conf, const char *assignment,
 	struct sluice_error *err);
-/* A YAML mapping of name: value (scalars only). Errors name file, line and column. */
+/* A YAML mapping of name: value (scalars only). At most 64 KiB. Errors name file, line and column. */
 int sluice_params_load_yaml(
 	const struct sluice_param *table, void *conf, const char *path, struct sluice_error *err);
 /*

@@ -11,11 +11,17 @@
 
 #include "base/params.h"
 
+/* More than any set of parameters needs; libyaml takes the square of deep nesting's length. */
+#define FILE_BYTES_MAX (64u << 10)
+
 struct source {
 	const struct sluice_param *table;
 	void *conf;
 	const struct sluice_params_section *sections;
 	const char *path;
+	FILE *file;
+	size_t bytes; /* read so far */
+	char problem[64]; /* why reading ended too early; "" otherwise */
 	yaml_document_t document;
 	struct sluice_error *err;
 };
@@ -166,22 +172,49 @@ static int apply_document(struct source *source)
 	return rc;
 }
 
+static int fail_parsing(const struct source *source, const yaml_parser_t *parser)
+{
+	if (source->problem[0] != '\0')
+		return sluice_fail(
+			source->err, -EIO, "config", "%s: %s", source->path, source->problem);
+	return fail_at(source, -EINVAL, &parser->problem_mark,
+		parser->problem != NULL ? parser->problem : "not YAML");
+}
+
+/* Called by the parser: 1, and *ret_bytes of them; 0 is an error. */
+static int read_some(void *ctx, unsigned char *buffer, size_t max, size_t *ret_bytes)
+{
+	struct source *source = ctx;
+	size_t bytes = fread(buffer, 1, max, source->file);
+
+	if (ferror(source->file)) {
+		snprintf(source->problem, sizeof(source->problem), "%s", strerror(errno));
+		return 0;
+	}
+	source->bytes += bytes;
+	if (source->bytes > FILE_BYTES_MAX) {
+		snprintf(source->problem, sizeof(source->problem),
+			"more than %u bytes: this is no file of parameters", FILE_BYTES_MAX);
+		return 0;
+	}
+	*ret_bytes = bytes;
+	return 1;
+}
+
 static int load(struct source *source, yaml_parser_t *parser)
 {
 	bool last;
 	int rc;
 
 	if (!yaml_parser_load(parser, &source->document))
-		return fail_at(source, -EINVAL, &parser->problem_mark,
-			parser->problem != NULL ? parser->problem : "not YAML");
+		return fail_parsing(source, parser);
 	last = yaml_document_get_root_node(&source->document) == NULL;
 	rc = apply_document(source);
 	yaml_document_delete(&source->document);
 	if (rc < 0 || last)
 		return rc;
 	if (!yaml_parser_load(parser, &source->document))
-		return fail_at(source, -EINVAL, &parser->problem_mark,
-			parser->problem != NULL ? parser->problem : "not YAML");
+		return fail_parsing(source, parser);
 	if (yaml_document_get_root_node(&source->document) != NULL)
 		rc = fail_at(source, -EINVAL, &source->document.start_mark,
 			"only one document is allowed");
@@ -214,7 +247,8 @@ int sluice_params_load_yaml_sections(const struct sluice_param *table, void *con
 		fclose(file);
 		return sluice_fail(err, -ENOMEM, "config", "out of memory");
 	}
-	yaml_parser_set_input_file(&parser, file);
+	source.file = file;
+	yaml_parser_set_input(&parser, read_some, &source);
 	rc = load(&source, &parser);
 	yaml_parser_delete(&parser);
 	fclose(file);

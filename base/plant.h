@@ -13,6 +13,8 @@ enum sluice_plant {
 	SLUICE_PLANT_CLEAR_AFTER_READ = 1 << 1, /* a dirty bit cleared after the read */
 	SLUICE_PLANT_ZERO_ON_A_GUESS = 1 << 2, /* a zero page skipped though not known zero */
 	SLUICE_PLANT_NO_FENCE = 1 << 3, /* a lost lane's chunks reused before the fence */
+	SLUICE_PLANT_RESUME_WITHOUT_FENCE = 1 << 4, /* resumed while old lanes may still land */
+	SLUICE_PLANT_FORGET_CREDITS = 1 << 5, /* credits lost with a peer link stay lost */
 };
 
 #ifdef SLUICE_PLANTS

@@ -20,7 +20,6 @@
 #include "base/qmp.h"
 
 #define WHERE         "qmp"
-#define READ_BYTES    (16u << 10) /* room offered to one recvmsg */
 #define KEEP_BYTES    (64u << 10) /* an empty buffer larger than this is given back */
 #define WAITING_MAX   (SLUICE_QMP_MESSAGE_BYTES_MAX + 2) /* one message and its line end */
 #define OUT_BYTES_MAX SLUICE_QMP_MESSAGE_BYTES_MAX
@@ -257,7 +256,7 @@ static ssize_t receive_some(struct sluice_wire *wire, struct sluice_error *err)
 		.msg_control = control.bytes,
 		.msg_controllen = sizeof(control.bytes)};
 	ssize_t bytes;
-	int rc = buffer_reserve(&wire->in, READ_BYTES);
+	int rc = buffer_reserve(&wire->in, SLUICE_WIRE_READ_BYTES);
 
 	if (rc < 0)
 		return rc;

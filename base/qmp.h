@@ -47,6 +47,8 @@ int sluice_wire_take_fd(struct sluice_wire *wire);
    belongs to a message still in the buffer does not count. */
 size_t sluice_wire_fds_waiting(const struct sluice_wire *wire);
 
+#define SLUICE_WIRE_READ_BYTES (16u << 10) /* room offered to one read, at least */
+
 /*
  * Bytes that do not go over the socket as they are (TLS). Both calls are as recv and send on a
  * non-blocking socket, but return -errno; @read describes errors that errno cannot. Descriptors

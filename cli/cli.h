@@ -95,9 +95,17 @@ void cli_view_render(const struct cli_view *view, unsigned int width, unsigned i
    @ram_holder: query-migrate's reply or MIGRATION_PROGRESS's data. */
 void cli_view_line(const json_t *ram_holder, unsigned int width, FILE *out);
 /* The same with a bar. */
+/* Why it is paused and what comes next; what was lost and sent again. NULL: nothing of the kind. */
+const char *cli_view_pause(const json_t *migrate, char *text, size_t text_bytes);
+const char *cli_view_losses(const json_t *migrate, char *text, size_t text_bytes);
 void cli_view_bar(const json_t *ram_holder, unsigned int width, FILE *out);
 /* Share of guest memory that is at the target, 0 to 1. */
 double cli_view_share(const json_t *ram_holder);
+
+/* ---- machine.c: the picture of a machine; pure ---- */
+
+/* @plan: what query-placement returns. */
+void cli_machine_render(const json_t *plan, unsigned int width, bool unicode, FILE *out);
 
 /* ---- the commands ---- */
 
@@ -106,6 +114,8 @@ int cli_watch(struct cli *cli, const struct cli_command *self, int count, char *
 
 int cli_incoming(struct cli *cli, const struct cli_command *self, int count, char **args);
 int cli_status(struct cli *cli, const struct cli_command *self, int count, char **args);
+int cli_pause(struct cli *cli, const struct cli_command *self, int count, char **args);
+int cli_recover(struct cli *cli, const struct cli_command *self, int count, char **args);
 int cli_cancel(struct cli *cli, const struct cli_command *self, int count, char **args);
 int cli_lanes(struct cli *cli, const struct cli_command *self, int count, char **args);
 int cli_memory(struct cli *cli, const struct cli_command *self, int count, char **args);
@@ -113,6 +123,7 @@ int cli_preflight(struct cli *cli, const struct cli_command *self, int count, ch
 int cli_session(struct cli *cli, const struct cli_command *self, int count, char **args);
 int cli_resolve(struct cli *cli, const struct cli_command *self, int count, char **args);
 int cli_params(struct cli *cli, const struct cli_command *self, int count, char **args);
+int cli_topology(struct cli *cli, const struct cli_command *self, int count, char **args);
 int cli_raw(struct cli *cli, const struct cli_command *self, int count, char **args);
 
 /* "name=value" into @object, as a number, a boolean or text; false when it has no '='. */

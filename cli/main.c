@@ -41,6 +41,14 @@ const struct cli_command cli_commands[] = {
 		"Cancels the migration that runs. Refused once the source's VMM has given the\n"
 		"guest away.\n",
 		cli_cancel},
+	{"pause", "", "stop moving for a while; the guest runs on",
+		"Closes the lanes and the connection to the target. What the guest writes is\n"
+		"collected; 'sluice recover' goes on. Refused once everything has been sent.\n",
+		cli_pause},
+	{"recover", "[URI]", "go on with a paused migration",
+		"Connects to the target again at once, with all retries anew; at URI when the\n"
+		"same engine can be reached there now. For the source.\n",
+		cli_recover},
 	{"lanes", "", "the lanes of the migration",
 		"Prints one line per lane of the migration that runs, or of the last one.\n",
 		cli_lanes},
@@ -63,6 +71,20 @@ const struct cli_command cli_commands[] = {
 		"Without arguments: prints all parameters. Else sets those given, all or none.\n"
 		"Sizes and times take units (64M, 300ms); 'sluiced --help' explains each.\n",
 		cli_params},
+	{"topology", "[OPTIONS]", "this machine, and where workers and lanes would go",
+		"Draws the NUMA nodes, cores and NICs of this machine (or of another one) with "
+		"the\n"
+		"workers and lanes that an engine would put there, and says why. Needs no engine.\n"
+		"\n"
+		"  --synthetic TEXT  a machine described to hwloc: \"pack:2 [numa] core:8 pu:2\"\n"
+		"  --xml FILE        a machine that lstopo FILE.xml has written\n"
+		"  --rail NIC        the rail, by NIC or own address; repeated: several\n"
+		"  --lanes N         as --set lanes=N\n"
+		"  --workers N       as --set workers=N\n"
+		"  --set NAME=VALUE  lanes, workers, worker-cores, vcpu-cores, numa; as sluiced's\n"
+		"  --engine          what the engine at --socket has really done "
+		"(query-placement)\n",
+		cli_topology},
 	{"command", "NAME [JSON]", "run any command of the VMM socket",
 		"Sends the command with the JSON object as its arguments and prints what it\n"
 		"returns. 'sluice command query-commands' names them; docs/vmm-socket.md\n"

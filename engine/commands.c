@@ -170,6 +170,18 @@ HANDLER(migrate_cancel)
 	return done_session(engine, r);
 }
 
+HANDLER(migrate_pause)
+{
+	(void)client, (void)args;
+	return done_session(ctx, sluice_engine_pause(ctx, err));
+}
+
+HANDLER(migrate_recover)
+{
+	(void)client;
+	return done_session(ctx, sluice_engine_recover(ctx, text(args, "uri"), err));
+}
+
 HANDLER(dirty_sync_done)
 {
 	struct sluice_engine *engine = ctx;
@@ -264,6 +276,8 @@ HANDLER(migrate_set_parameters)
 	json_object_foreach (args, name, value)
 		if (set_parameter(engine, &config, name, value, err) < 0)
 			return NULL;
+	if (sluice_placing_check(engine, &config, err) < 0)
+		return NULL;
 	engine->config = config;
 	policy = sluice_engine_policy(engine);
 	if (engine->source != NULL)
@@ -346,9 +360,15 @@ static const struct sluice_lane_set *lanes_of(const struct sluice_engine *engine
 static json_t *lane_json(
 	const struct sluice_engine *engine, const struct sluice_lane_set *set, uint32_t lane)
 {
-	static const char *const states[] = {"closed", "connecting", "active", "lost"};
+	static const char *const states[] = {[SLUICE_LANE_CLOSED] = "closed",
+		[SLUICE_LANE_OPENING] = "connecting",
+		[SLUICE_LANE_CONNECTING] = "connecting",
+		[SLUICE_LANE_ACTIVE] = "active",
+		[SLUICE_LANE_FENCING] = "lost"};
+	uint64_t now_ns = sluice_now_ns();
 	const struct sluice_lane_slot *slot = &set->slots[lane];
 	struct sluice_conn_stats conn;
+	struct sluice_crew_lane place = sluice_crew_lane(engine->crew, lane);
 	struct sluice_lane_counters c;
 	json_t *reply;
 
@@ -360,6 +380,17 @@ static json_t *lane_json(
 		(json_int_t)set->window_bytes, "losses", (json_int_t)slot->losses, "bytes",
 		(json_int_t)c.bytes_placed, "bytes-on-wire", (json_int_t)conn.bytes_out, "syscalls",
 		(json_int_t)conn.syscalls_out);
+	json_object_set_new(reply, "reopened", json_integer((json_int_t)slot->reopened));
+	json_object_set_new(reply, "bytes-resent", json_integer((json_int_t)c.bytes_resent));
+	if (slot->standing == SLUICE_LANE_CLOSED && slot->retry_ns > now_ns &&
+		slot->retry_ns != SLUICE_NEVER)
+		json_object_set_new(reply, "retry-in",
+			json_integer((json_int_t)((slot->retry_ns - now_ns) / SLUICE_NS_PER_MS)));
+	if (slot->lane != NULL)
+		place.worker = sluice_crew_worker_of(engine->crew, slot->lane);
+	if (place.worker != SLUICE_CREW_ANY)
+		json_object_set_new(reply, "worker", json_integer((json_int_t)place.worker));
+	json_object_set_new(reply, "node", json_integer(place.node));
 	json_object_set_new(reply, "pages-sent", json_integer((json_int_t)c.pages_sent));
 	json_object_set_new(reply, "pages-zero", json_integer((json_int_t)c.pages_zero));
 	json_object_set_new(reply, "busy-ns", json_integer((json_int_t)c.busy_ns));
@@ -396,9 +427,10 @@ static json_t *workers_json(struct sluice_engine *engine)
 
 		sluice_crew_stats(engine->crew, i, &stats);
 		json_array_append_new(workers,
-			json_pack("{s:I, s:i, s:i, s:I, s:I}", "worker", (json_int_t)i, "core",
-				stats.core, "node", stats.node, "cpu-ns", (json_int_t)stats.cpu_ns,
-				"lanes", (json_int_t)stats.lanes));
+			json_pack("{s:I, s:i, s:i, s:i, s:I, s:I}", "worker", (json_int_t)i,
+				"thread-id", stats.thread, "core", stats.core, "node", stats.node,
+				"cpu-ns", (json_int_t)stats.cpu_ns, "lanes",
+				(json_int_t)stats.lanes));
 	}
 	return workers;
 }
@@ -572,10 +604,13 @@ const struct sluice_command sluice_engine_commands[] = {
 	{"migrate-incoming", migrate_incoming},
 	{"migrate-continue", migrate_continue},
 	{"migrate_cancel", migrate_cancel},
+	{"migrate-pause", migrate_pause},
+	{"migrate-recover", migrate_recover},
 	{"migrate-set-parameters", migrate_set_parameters},
 	{"query-migrate-parameters", query_migrate_parameters},
 	{"query-migrate", query_migrate},
 	{"query-lanes", query_lanes},
+	{"query-placement", sluice_placing_query},
 	{"query-stats", query_stats},
 	{"query-session", query_session},
 	{"session-resolve", session_resolve},

@@ -13,8 +13,7 @@
 #include "base/clock.h"
 #include "base/params.h"
 #include "engine/device/inbox.h"
-#include "engine/lane/crew.h"
-#include "engine/lane/lane_set.h"
+#include "engine/placement/params.h"
 
 #define FIELD(field) SLUICE_FIELD(struct sluice_config, field)
 
@@ -29,10 +28,7 @@ const struct sluice_param sluice_config_params[] = {
 		"where the rail waits for lanes, HOST:PORT; port 0 chooses one", false},
 	{"runtime-dir", SLUICE_PARAM_STRING, FIELD(runtime_dir), "/var/lib/sluice", 0, 0, NULL,
 		"where commit decisions are recorded; must survive the engine and the host", false},
-	{"lanes", SLUICE_PARAM_UINT, FIELD(lanes), "4", 1, SLUICE_LANES_MAX, NULL,
-		"connections that carry pages and device state", false},
-	{"workers", SLUICE_PARAM_UINT, FIELD(workers), "0", 0, SLUICE_CREW_WORKERS_MAX, NULL,
-		"threads that step lanes; 0 chooses by cores and lanes", false},
+	SLUICE_PLACEMENT_PARAMS(FIELD),
 	{"memory-budget", SLUICE_PARAM_SIZE, FIELD(memory_budget_bytes), "64MiB", 1u << 20,
 		64ull << 30, NULL, "bytes in flight, all lanes together", false},
 	{"max-bandwidth", SLUICE_PARAM_SIZE, FIELD(max_bandwidth_bytes_per_s), "0", 0, 1ull << 50,
@@ -52,6 +48,13 @@ const struct sluice_param sluice_config_params[] = {
 		"switch over when the predicted downtime is no longer than this", true},
 	{"sync-interval", SLUICE_PARAM_TIME, FIELD(sync_interval_ns), "100ms", 2 * SLUICE_NS_PER_MS,
 		10 * SLUICE_NS_PER_S, NULL, "longest time between two dirty syncs", true},
+	{"vmm-switchover", SLUICE_PARAM_TIME, FIELD(vmm_switchover_ns), "1ms", 0,
+		600 * SLUICE_NS_PER_S, NULL,
+		"what stopping, saving, loading and resuming take in both VMMs, for the predicted "
+		"downtime: only they know",
+		true},
+	{"device-state-size", SLUICE_PARAM_SIZE, FIELD(device_state_bytes), "0", 0, 1ull << 40,
+		NULL, "expected size of the devices' state, for the predicted downtime", true},
 	{"throttle", SLUICE_PARAM_BOOL, FIELD(throttle), "yes", 0, 0, NULL,
 		"slow the guest down when it dirties memory faster than lanes place it", true},
 	{"throttle-after", SLUICE_PARAM_TIME, FIELD(throttle_after_ns), "30s", 0, 0, NULL,
@@ -83,6 +86,25 @@ const struct sluice_param sluice_config_params[] = {
 		3600 * SLUICE_NS_PER_S, NULL,
 		"how long a guest may be stopped before the migration fails and it runs on at the "
 		"source; 0: no bound",
+		false},
+	{"lane-timeout", SLUICE_PARAM_TIME, FIELD(lane_timeout_ns), "5s", 10 * SLUICE_NS_PER_MS,
+		3600 * SLUICE_NS_PER_S, NULL,
+		"how long a lane may place nothing of what is in flight, while the peer answers, "
+		"before it counts as lost",
+		false},
+	{"recover-retries", SLUICE_PARAM_UINT, FIELD(recover_retries), "20", 0, 1000000, NULL,
+		"how often a source that lost its target or all lanes tries again by itself; then "
+		"the migration stays paused until migrate-recover",
+		false},
+	{"recover-pause", SLUICE_PARAM_TIME, FIELD(recover_pause_ns), "100ms", SLUICE_NS_PER_MS,
+		600 * SLUICE_NS_PER_S, NULL,
+		"the wait before the first of these tries, and before a lost lane is opened again; "
+		"it "
+		"doubles up to 5 s",
+		false},
+	{"recover-timeout", SLUICE_PARAM_TIME, FIELD(recover_timeout_ns), "120s", 0,
+		24 * 3600 * SLUICE_NS_PER_S, NULL,
+		"how long a target waits for a source that vanished before everything had arrived",
 		false},
 	{"linger", SLUICE_PARAM_TIME, FIELD(linger_ns), "5s", 0, 3600 * SLUICE_NS_PER_S, NULL,
 		"how long an engine waits for a VMM that vanished to come back, before it ends",

@@ -19,6 +19,9 @@ struct sluice_config {
 	char runtime_dir[256];
 	uint64_t lanes;
 	uint64_t workers;
+	char worker_cores[256]; /* list of CPUs; "": choose */
+	char vcpu_cores[256];
+	int numa; /* index into sluice_placement_numa_choices */
 	uint64_t memory_budget_bytes;
 	uint64_t max_bandwidth_bytes_per_s;
 	uint64_t device_slots;
@@ -27,6 +30,8 @@ struct sluice_config {
 	uint64_t downtime_limit_ns;
 	uint64_t sync_interval_ns;
 	bool throttle;
+	uint64_t vmm_switchover_ns;
+	uint64_t device_state_bytes;
 	uint64_t throttle_after_ns;
 	uint64_t throttle_initial_percent;
 	uint64_t throttle_step_percent;
@@ -37,6 +42,10 @@ struct sluice_config {
 	uint64_t peer_timeout_ns;
 	uint64_t setup_timeout_ns;
 	uint64_t switchover_timeout_ns;
+	uint64_t lane_timeout_ns;
+	uint64_t recover_retries;
+	uint64_t recover_pause_ns;
+	uint64_t recover_timeout_ns;
 	uint64_t linger_ns;
 	uint64_t spin_ns;
 	uint64_t yield_ns;

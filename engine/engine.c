@@ -74,6 +74,8 @@ int sluice_engine_create(struct sluice_loop *loop, const struct sluice_settings 
 		sluice_fail(err, r, "engine", "%s", strerror(-r));
 	else
 		r = open_rail(engine, settings, err);
+	if (r == 0)
+		r = sluice_placing_check(engine, &engine->config, err);
 	if (r < 0) {
 		sluice_engine_destroy(engine);
 		return r;
@@ -91,6 +93,7 @@ void sluice_engine_destroy(struct sluice_engine *engine)
 		sluice_link_close(engine->strangers[i].link);
 	sluice_link_unlisten(engine->listener);
 	sluice_engine_session_clear(engine);
+	sluice_placing_destroy(engine);
 	for (uint32_t i = 0; i < engine->memory.count; i++) {
 		engine->transport->mem_unregister(engine->memory.regions[i]->mem);
 		engine->memory.regions[i]->mem = NULL;

@@ -19,6 +19,7 @@
 #include "engine/lane/crew.h"
 #include "engine/memory/region.h"
 #include "engine/peer/link.h"
+#include "engine/placing.h"
 #include "engine/session/source.h"
 #include "engine/session/target.h"
 
@@ -29,6 +30,7 @@ struct sluice_engine;
 struct sluice_stranger {
 	struct sluice_engine *engine;
 	struct sluice_link *link; /* NULL: free */
+	uint64_t since_ns;
 };
 
 struct sluice_engine {
@@ -54,6 +56,7 @@ struct sluice_engine {
 	char session[SLUICE_SESSION_ID_BYTES]; /* "" before the first */
 	struct sluice_session_region regions[SLUICE_REGIONS_MAX];
 	struct sluice_crew *crew;
+	struct sluice_placing *placing; /* placing.c; NULL before the first session */
 	struct sluice_streams *streams;
 	struct sluice_inbox *inbox;
 	struct sluice_mem *staging;
@@ -62,6 +65,7 @@ struct sluice_engine {
 	struct sluice_link *link; /* to the session's peer */
 	struct sluice_peer_address peer; /* where migrate goes to */
 	struct sluice_link_listener *listener;
+	struct sluice_peer_address listen; /* what migrate-incoming was given */
 	char listen_uri[SLUICE_URI_BYTES];
 	bool awaits_guest; /* from migrate-incoming until a guest is here: memory may be written */
 	struct sluice_stranger strangers[SLUICE_STRANGERS_MAX];
@@ -84,14 +88,26 @@ void sluice_engine_vmm_gone(void *ctx); /* for the server */
 /* migration.c: sessions. */
 int sluice_engine_migrate(struct sluice_engine *engine, const char *uri, struct sluice_error *err);
 int sluice_engine_incoming(struct sluice_engine *engine, const char *uri, struct sluice_error *err);
+/* The connection of a stranger who has shown that the session here is its: it is the peer link. */
+void sluice_engine_adopt_link(struct sluice_engine *engine, struct sluice_stranger *stranger);
+void sluice_engine_tick(void *ctx, uint64_t now_ns);
+void sluice_engine_session_clear(struct sluice_engine *engine);
+struct sluice_policy_conf sluice_engine_policy(const struct sluice_engine *engine);
+
+/* outcome.c: what became of sessions. */
 int sluice_engine_resolve(struct sluice_engine *engine, const char *session,
 	enum sluice_decision decision, struct sluice_error *err);
 /* What is known of a session, from memory or from the records: "none", "active", ... */
 int sluice_engine_session_status(struct sluice_engine *engine, const char *session,
 	const char **ret_status, const char **ret_role, struct sluice_error *err);
-void sluice_engine_tick(void *ctx, uint64_t now_ns);
-void sluice_engine_session_clear(struct sluice_engine *engine);
-struct sluice_policy_conf sluice_engine_policy(const struct sluice_engine *engine);
+
+/* recover.c: sessions that are paused. */
+int sluice_engine_pause(struct sluice_engine *engine, struct sluice_error *err);
+/* @uri: where the target is now; NULL: where it was. */
+int sluice_engine_recover(struct sluice_engine *engine, const char *uri, struct sluice_error *err);
+/* A stranger wants to go on with a session. On failure it is to be refused. */
+int sluice_engine_resume(
+	struct sluice_stranger *stranger, const json_t *message, struct sluice_error *err);
 
 /* commands.c: the handlers of the VMM socket's commands; ctx is the engine. */
 extern const struct sluice_command sluice_engine_commands[];

@@ -38,6 +38,16 @@ static void env_peer_send(void *ctx, json_t *message)
 		json_decref(message);
 }
 
+static int env_derive(
+	void *ctx, const void *context, size_t context_bytes, uint8_t *secret, size_t secret_bytes)
+{
+	struct sluice_engine *engine = ctx;
+
+	if (engine->link == NULL)
+		return -ENOTCONN;
+	return sluice_link_export(engine->link, context, context_bytes, secret, secret_bytes);
+}
+
 static void env_vmm_event(void *ctx, const char *name, json_t *data)
 {
 	struct sluice_engine *engine = ctx;
@@ -100,10 +110,11 @@ static int env_segment_announced(
 
 static void link_up(void *ctx);
 static void link_message(void *ctx, const json_t *message);
+static void link_bad(void *ctx, const char *why);
 static void link_down(void *ctx, const char *why);
 
 static const struct sluice_link_handlers link_handlers = {
-	.up = link_up, .message = link_message, .down = link_down};
+	.up = link_up, .message = link_message, .bad = link_bad, .down = link_down};
 
 static int connect_peer(struct sluice_engine *engine, struct sluice_error *err)
 {
@@ -118,18 +129,29 @@ static int connect_peer(struct sluice_engine *engine, struct sluice_error *err)
 		engine->loop, &engine->peer, &opts, &handlers, &engine->link, err);
 }
 
+static void env_peer_disconnect(void *ctx)
+{
+	struct sluice_engine *engine = ctx;
+
+	sluice_link_close(engine->link);
+	engine->link = NULL;
+}
+
 static void env_peer_reconnect(void *ctx)
 {
 	struct sluice_engine *engine = ctx;
 	struct sluice_error err = {0};
+	int r = connect_peer(engine, &err);
 
-	if (connect_peer(engine, &err) < 0)
-		sluice_source_peer_lost(engine->source, err.text);
+	if (r < 0)
+		sluice_source_peer_lost(engine->source, r, err.text);
 }
 
 static const struct sluice_session_env engine_env = {
 	.now_ns = env_now_ns,
+	.derive = env_derive,
 	.peer_send = env_peer_send,
+	.peer_disconnect = env_peer_disconnect,
 	.peer_reconnect = env_peer_reconnect,
 	.vmm_event = env_vmm_event,
 	.decide = env_decide,
@@ -180,6 +202,7 @@ static void device_done(void *ctx, uint32_t device, int code)
 void sluice_engine_session_clear(struct sluice_engine *engine)
 {
 	SLUICE_ASSERT(engine->source == NULL || engine->target == NULL);
+	sluice_placing_end(engine);
 	sluice_streams_destroy(engine->streams); /* before the boxes its threads use */
 	engine->streams = NULL;
 	sluice_source_destroy(engine->source);
@@ -203,39 +226,14 @@ struct sluice_policy_conf sluice_engine_policy(const struct sluice_engine *engin
 
 	return (struct sluice_policy_conf){
 		.downtime_limit_ns = c->downtime_limit_ns,
+		.vmm_switchover_ns = c->vmm_switchover_ns,
+		.device_bytes = c->device_state_bytes,
 		.sync_interval_ns = c->sync_interval_ns,
 		.throttle = c->throttle,
 		.throttle_after_ns = c->throttle_after_ns,
 		.throttle_initial_percent = c->throttle_initial_percent,
 		.throttle_step_percent = c->throttle_step_percent,
 	};
-}
-
-static uint32_t choose_workers(const struct sluice_engine *engine, uint32_t lanes)
-{
-	long cores = sysconf(_SC_NPROCESSORS_ONLN);
-	uint32_t workers = (uint32_t)engine->config.workers;
-
-	if (workers == 0)
-		workers = cores > 2 ? (uint32_t)cores / 2 : (uint32_t)(cores > 0 ? cores : 1);
-	if (workers > lanes)
-		workers = lanes;
-	return workers < SLUICE_CREW_WORKERS_MAX ? workers : SLUICE_CREW_WORKERS_MAX;
-}
-
-static int make_crew(struct sluice_engine *engine, uint32_t lanes, struct sluice_error *err)
-{
-	struct sluice_crew_opts opts = {
-		.workers = choose_workers(engine, lanes),
-		.spin_ns = engine->config.spin_ns,
-		.yield_ns = engine->config.yield_ns,
-		.busy_poll = engine->config.busy_poll,
-	};
-	int r = sluice_crew_create(&opts, &engine->crew);
-
-	return r < 0 ? sluice_fail(err, r, "workers", "%u workers cannot be started: %s",
-			       opts.workers, strerror(-r))
-		     : 0;
 }
 
 static int make_streams(struct sluice_engine *engine, struct sluice_error *err)
@@ -250,10 +248,11 @@ static int make_streams(struct sluice_engine *engine, struct sluice_error *err)
 	return r < 0 ? sluice_fail(err, r, "devices", "%s", strerror(-r)) : 0;
 }
 
-/* What source and target have in common. */
+/* What source and target have in common. @lanes: 0 chooses. */
 static int begin(struct sluice_engine *engine, uint32_t lanes, struct sluice_session_conf *conf,
 	struct sluice_error *err)
 {
+	uint64_t record_ns = 0;
 	int r;
 
 	for (uint32_t i = 0; i < engine->memory.count; i++) {
@@ -268,9 +267,9 @@ static int begin(struct sluice_engine *engine, uint32_t lanes, struct sluice_ses
 			.feed = r_->feed};
 	}
 	engine->pages_pinned_before = engine->memory.pages_pinned;
-	r = sluice_record_prepare(engine->config.runtime_dir, err);
+	r = sluice_record_rehearse(engine->config.runtime_dir, &record_ns, err);
 	if (r == 0)
-		r = make_crew(engine, lanes, err);
+		r = sluice_placing_begin(engine, lanes, err);
 	if (r == 0)
 		r = make_streams(engine, err);
 	*conf = (struct sluice_session_conf){
@@ -279,13 +278,19 @@ static int begin(struct sluice_engine *engine, uint32_t lanes, struct sluice_ses
 		.rail_address = engine->rail_address,
 		.lanes_may_leave = sluice_security_lanes_may_leave(&engine->config),
 		.crew = engine->crew,
-		.lanes = lanes,
+		.lanes = r == 0 ? sluice_placing_lanes(engine) : 0,
 		.memory_budget_bytes = engine->config.memory_budget_bytes,
 		.max_bandwidth_bytes_per_s = engine->config.max_bandwidth_bytes_per_s,
 		.peer_timeout_ns = engine->config.peer_timeout_ns,
 		.setup_timeout_ns = engine->config.setup_timeout_ns,
+		.record_ns = record_ns,
 		.switchover_timeout_ns = engine->config.switchover_timeout_ns,
+		.lane_timeout_ns = engine->config.lane_timeout_ns,
+		.recover_retries = (uint32_t)engine->config.recover_retries,
+		.recover_pause_ns = engine->config.recover_pause_ns,
+		.recover_timeout_ns = engine->config.recover_timeout_ns,
 		.policy = sluice_engine_policy(engine),
+		.staging_nodes = r == 0 ? sluice_placing_staging_nodes(engine) : 0,
 		.regions = engine->regions,
 		.region_count = engine->memory.count,
 		.wake = wake,
@@ -315,6 +320,21 @@ static int check_feeds(struct sluice_engine *engine, struct sluice_error *err)
 				"dirty; the VMM adds one with feed-add",
 				engine->memory.regions[i]->id);
 	return 0;
+}
+
+/* The ledger, its bitmaps above all, goes where the plan says. */
+static int make_source(struct sluice_engine *engine, const struct sluice_session_conf *conf,
+	const struct sluice_session_env *env, struct sluice_error *err)
+{
+	struct sluice_node_policy policy;
+	int r;
+
+	sluice_node_prefer(sluice_placing_bitmap_nodes(engine), &policy);
+	r = sluice_source_create(conf, env, &engine->source);
+	if (r == 0)
+		r = sluice_placing_source(engine, err);
+	sluice_node_restore(&policy);
+	return r;
 }
 
 int sluice_engine_migrate(struct sluice_engine *engine, const char *uri, struct sluice_error *err)
@@ -347,7 +367,7 @@ int sluice_engine_migrate(struct sluice_engine *engine, const char *uri, struct 
 		r = connect_peer(engine, err);
 	}
 	if (r == 0)
-		r = sluice_source_create(&conf, &env, &engine->source);
+		r = make_source(engine, &conf, &env, err);
 	if (r < 0) {
 		sluice_fail(err, r, "migrate", "%s", strerror(-r));
 		sluice_engine_session_clear(engine);
@@ -415,22 +435,48 @@ static void stranger_down(void *ctx, const char *why)
 	sluice_security_refused(stranger->engine, why);
 }
 
-static void refuse(struct sluice_link *link, const char *text)
+void sluice_engine_adopt_link(struct sluice_engine *engine, struct sluice_stranger *stranger)
+{
+	struct sluice_link_handlers handlers = link_handlers;
+
+	handlers.ctx = engine;
+	sluice_link_close(engine->link);
+	engine->link = stranger->link;
+	stranger->link = NULL;
+	sluice_link_set_handlers(engine->link, &handlers);
+	sluice_target_peer_back(engine->target);
+}
+
+static void say_refuse(struct sluice_link *link, const char *text)
 {
 	sluice_link_send(link, json_pack("{s:s, s:s}", "type", "refuse", "error", text));
+}
+
+static void refuse(struct sluice_engine *engine, struct sluice_link *link, const char *text)
+{
+	say_refuse(link, text);
+	sluice_security_refused(engine, text);
+}
+
+static void stranger_bad(void *ctx, const char *why)
+{
+	say_refuse(((struct sluice_stranger *)ctx)->link, why); /* its end follows, and counts */
 }
 
 static int make_staging(struct sluice_engine *engine, struct sluice_error *err)
 {
 	const struct sluice_config *c = &engine->config;
+	struct sluice_node_policy policy;
 	struct sluice_span span;
 	int r;
 
 	if (c->device_slot_bytes % 4096 != 0)
 		return sluice_fail(err, -EINVAL, "device-slot-size",
 			"device-slot-size must be a multiple of 4 KiB");
+	sluice_node_prefer(sluice_placing_staging_nodes(engine), &policy);
 	r = sluice_inbox_create(
 		(uint32_t)c->device_slots, (uint32_t)c->device_slot_bytes, &engine->inbox);
+	sluice_node_restore(&policy);
 	if (r < 0)
 		return sluice_fail(err, r, "device-slots", "out of memory");
 	span = (struct sluice_span){.id = ++engine->memory.next_wire_id,
@@ -497,8 +543,10 @@ static void hello(struct sluice_stranger *stranger, const json_t *message)
 	struct sluice_error err = {0};
 
 	stranger->link = NULL;
+	if (engine->target != NULL)
+		sluice_target_superseded(engine->target, message);
 	if (check_awaits(engine, &err) < 0) {
-		refuse(link, err.text);
+		refuse(engine, link, err.text);
 		sluice_link_close(link);
 		return;
 	}
@@ -508,7 +556,7 @@ static void hello(struct sluice_stranger *stranger, const json_t *message)
 	sluice_link_set_handlers(link, &handlers);
 	engine->link = link;
 	if (accept_source(engine, message, &err) < 0) {
-		refuse(link, err.text);
+		refuse(engine, link, err.text);
 		sluice_engine_session_clear(engine);
 		return;
 	}
@@ -528,14 +576,7 @@ static void resolve(struct sluice_stranger *stranger, const json_t *message)
 	struct sluice_error err = {0};
 
 	if (engine->target != NULL && strcmp(session, sluice_target_session(engine->target)) == 0) {
-		struct sluice_link_handlers handlers = link_handlers;
-
-		handlers.ctx = engine;
-		sluice_link_close(engine->link);
-		engine->link = stranger->link;
-		stranger->link = NULL;
-		sluice_link_set_handlers(engine->link, &handlers);
-		sluice_target_peer_back(engine->target);
+		sluice_engine_adopt_link(engine, stranger);
 		sluice_target_peer_message(engine->target, message);
 		return;
 	}
@@ -551,13 +592,19 @@ static void stranger_message(void *ctx, const json_t *message)
 {
 	struct sluice_stranger *stranger = ctx;
 	const char *type = sluice_peer_type(message);
+	struct sluice_error err = {0};
 
 	if (strcmp(type, "hello") == 0) {
 		hello(stranger, message);
 	} else if (strcmp(type, "resolve") == 0) {
 		resolve(stranger, message);
+	} else if (strcmp(type, "resume") == 0) {
+		if (sluice_engine_resume(stranger, message, &err) < 0) {
+			refuse(stranger->engine, stranger->link, err.text);
+			stranger_gone(stranger);
+		}
 	} else {
-		refuse(stranger->link, "a session begins with hello");
+		refuse(stranger->engine, stranger->link, "a session begins with hello");
 		stranger_gone(stranger);
 	}
 }
@@ -565,22 +612,32 @@ static void stranger_message(void *ctx, const json_t *message)
 static void on_peer_accepted(void *ctx, int fd)
 {
 	struct sluice_engine *engine = ctx;
-	struct sluice_link_handlers handlers = {.message = stranger_message, .down = stranger_down};
+	struct sluice_link_handlers handlers = {
+		.message = stranger_message, .bad = stranger_bad, .down = stranger_down};
+	struct sluice_stranger *stranger = &engine->strangers[0];
 	struct sluice_link_opts opts;
+	struct sluice_error err = {0};
 
-	sluice_security_link_opts(&engine->config, STRANGER_DEADLINE_NS, &opts);
-	for (size_t i = 0; i < SLUICE_STRANGERS_MAX; i++) {
-		struct sluice_stranger *stranger = &engine->strangers[i];
-
-		if (stranger->link != NULL)
-			continue;
-		handlers.ctx = stranger;
-		stranger->engine = engine;
-		if (sluice_link_adopt(engine->loop, fd, &opts, &handlers, &stranger->link) < 0)
-			stranger->link = NULL;
+	/* Settings may have changed since migrate-incoming. */
+	if (sluice_security_check(engine, &engine->listen, SLUICE_ADDRESS_LISTEN, &err) < 0) {
+		sluice_security_refused(engine, err.text);
+		close(fd);
 		return;
 	}
-	close(fd);
+	sluice_security_link_opts(&engine->config, STRANGER_DEADLINE_NS, &opts);
+	/* When all places are taken the oldest goes: who means it says hello at once, and those who
+	   only sit there must not keep it out. */
+	for (size_t i = 0; i < SLUICE_STRANGERS_MAX && stranger->link != NULL; i++)
+		if (engine->strangers[i].link == NULL ||
+			engine->strangers[i].since_ns < stranger->since_ns)
+			stranger = &engine->strangers[i];
+	if (stranger->link != NULL)
+		stranger_down(stranger, "it said nothing, and others wanted its place");
+	handlers.ctx = stranger;
+	stranger->engine = engine;
+	stranger->since_ns = sluice_now_ns();
+	if (sluice_link_adopt(engine->loop, fd, &opts, &handlers, &stranger->link) < 0)
+		stranger->link = NULL;
 }
 
 int sluice_engine_incoming(struct sluice_engine *engine, const char *uri, struct sluice_error *err)
@@ -601,6 +658,7 @@ int sluice_engine_incoming(struct sluice_engine *engine, const char *uri, struct
 	r = sluice_link_listen(engine->loop, &address, on_peer_accepted, engine, engine->listen_uri,
 		&engine->listener, err);
 	engine->awaits_guest = r == 0;
+	engine->listen = address;
 	return r;
 }
 
@@ -623,9 +681,20 @@ static void link_message(void *ctx, const json_t *message)
 		sluice_source_peer_message(engine->source, message);
 	else if (engine->target != NULL)
 		sluice_target_peer_message(engine->target, message);
-	if (engine->streams != NULL && strcmp(sluice_peer_type(message), "credit") == 0)
+	if (engine->streams != NULL && (strcmp(sluice_peer_type(message), "credit") == 0 ||
+					       strcmp(sluice_peer_type(message), "resumed") == 0))
 		sluice_streams_credits(engine->streams);
 	sluice_engine_tick(engine, sluice_now_ns());
+}
+
+static void link_bad(void *ctx, const char *why)
+{
+	struct sluice_engine *engine = ctx;
+
+	if (engine->source != NULL)
+		sluice_source_peer_bad(engine->source, why);
+	else if (engine->target != NULL)
+		sluice_target_peer_bad(engine->target, why);
 }
 
 static void link_down(void *ctx, const char *why)
@@ -635,7 +704,7 @@ static void link_down(void *ctx, const char *why)
 
 	engine->link = NULL;
 	if (engine->source != NULL)
-		sluice_source_peer_lost(engine->source, why);
+		sluice_source_peer_lost(engine->source, sluice_link_error(link), why);
 	else if (engine->target != NULL)
 		sluice_target_peer_lost(engine->target, why);
 	sluice_link_close(link);
@@ -665,113 +734,4 @@ void sluice_engine_tick(void *ctx, uint64_t now_ns)
 		sluice_streams_destroy(engine->streams);
 		engine->streams = NULL;
 	}
-}
-
-/* ---- what became of a session ---- */
-
-static const char *source_status(const struct sluice_source *source)
-{
-	const char *status = sluice_source_status(source);
-
-	if (sluice_source_is_in_doubt(source))
-		return "in-doubt";
-	if (strcmp(status, "completed") == 0)
-		return "committed";
-	return sluice_source_is_over(source) ? "aborted" : "active";
-}
-
-static const char *target_status(const struct sluice_target *target)
-{
-	const char *status = sluice_target_status(target);
-
-	if (sluice_target_is_prepared(target))
-		return strcmp(status, "in-doubt") == 0 ? "in-doubt" : "prepared";
-	if (strcmp(status, "completed") == 0)
-		return "committed";
-	return sluice_target_is_over(target) ? "aborted" : "active";
-}
-
-/*
- * Asked about a session of an engine that died before us: without a record it neither said commit
- * nor told its VMM to run. It may still hang somewhere and try later, so the answer is made true
- * first: the session is aborted on record, on both sides, and a record cannot be replaced.
- */
-static int burn_unknown(struct sluice_engine *engine, const char *session, const char **ret_status,
-	const char **ret_role, struct sluice_error *err)
-{
-	const char *dir = engine->config.runtime_dir;
-	enum sluice_decision decision;
-	int r = sluice_record_read(dir, SLUICE_RECORD_SOURCE, session, &decision, err);
-
-	*ret_role = "source";
-	if (r == 0 && decision == SLUICE_UNDECIDED) {
-		r = sluice_record_decide(
-			dir, SLUICE_RECORD_TARGET, session, SLUICE_ABORTED, &decision, err);
-		if (r == 0 && decision == SLUICE_COMMITTED)
-			*ret_role = "target";
-		else if (r == 0)
-			r = sluice_record_decide(
-				dir, SLUICE_RECORD_SOURCE, session, SLUICE_ABORTED, &decision, err);
-	}
-	if (r == 0)
-		*ret_status = decision == SLUICE_COMMITTED ? "committed" : "aborted";
-	return r;
-}
-
-int sluice_engine_session_status(struct sluice_engine *engine, const char *session,
-	const char **ret_status, const char **ret_role, struct sluice_error *err)
-{
-	if (session == NULL)
-		session = engine->session;
-	*ret_status = "none";
-	*ret_role = NULL;
-	if (*session == '\0')
-		return 0;
-	if (strcmp(session, engine->session) == 0 && engine->source != NULL) {
-		*ret_role = "source";
-		*ret_status = source_status(engine->source);
-		return 0;
-	}
-	if (strcmp(session, engine->session) == 0 && engine->target != NULL) {
-		*ret_role = "target";
-		*ret_status = target_status(engine->target);
-		return 0;
-	}
-	return burn_unknown(engine, session, ret_status, ret_role, err);
-}
-
-/* The engine that held the session is gone: its commit is on record, its outcome is not known. */
-static int resolve_from_record(struct sluice_engine *engine, const char *session,
-	enum sluice_decision decision, struct sluice_error *err)
-{
-	enum sluice_decision recorded;
-	int r = sluice_record_read(
-		engine->config.runtime_dir, SLUICE_RECORD_SOURCE, session, &recorded, err);
-
-	if (r < 0)
-		return r;
-	if (recorded != SLUICE_COMMITTED)
-		return sluice_fail(
-			err, -ENOENT, "session-resolve", "no session %s is in doubt here", session);
-	sluice_server_event(engine->server, "MIGRATION",
-		decision == SLUICE_COMMITTED
-			? json_pack("{s:s, s:s}", "status", "completed", "session", session)
-			: json_pack("{s:s, s:s, s:s}", "status", "failed", "session", session,
-				  "error-desc", "resolved as aborted by the operator"));
-	return 0;
-}
-
-int sluice_engine_resolve(struct sluice_engine *engine, const char *session,
-	enum sluice_decision decision, struct sluice_error *err)
-{
-	int r;
-
-	/* The last session's name outlives it, for queries: memory-remove lets go of the rest. */
-	if (strcmp(session, engine->session) != 0 ||
-		(engine->source == NULL && engine->target == NULL))
-		return resolve_from_record(engine, session, decision, err);
-	r = engine->source != NULL ? sluice_source_resolve(engine->source, decision, err)
-				   : sluice_target_resolve(engine->target, decision, err);
-	sluice_engine_tick(engine, sluice_now_ns());
-	return r;
 }

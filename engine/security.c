@@ -31,7 +31,7 @@ static int check_key(
 
 	if (config->psk_file[0] == '\0')
 		return sluice_fail(err, -EINVAL, WHERE,
-			"security: psk needs a key; set psk-file to a file made by psktool -u NAME "
+			"psk needs a key; set psk-file to a file made by psktool -u NAME "
 			"-p FILE, the same at both ends");
 	r = sluice_tls_load(&module, err);
 	if (r == 0)
@@ -47,7 +47,7 @@ static int check_link(const struct sluice_config *config, const struct sluice_pe
 {
 	if (config->security == SLUICE_SECURITY_NONE && config->psk_file[0] != '\0')
 		return sluice_fail(err, -EINVAL, WHERE,
-			"security: none and psk-file contradict each other; take one of them back");
+			"none and psk-file contradict each other; take one of them back");
 	if (wants_psk(config))
 		return check_key(config, use, err);
 	if (config->security == SLUICE_SECURITY_NONE || sluice_peer_address_is_local(address))

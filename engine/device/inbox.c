@@ -7,6 +7,7 @@
 
 #include "base/assert.h"
 #include "base/bits.h"
+#include "engine/placement/node_memory.h"
 
 static const char where[] = "device segment";
 
@@ -20,7 +21,7 @@ int sluice_inbox_create(uint32_t slots, uint32_t slot_bytes, struct sluice_inbox
 		return -ENOMEM;
 	inbox->slots = slots;
 	inbox->slot_bytes = slot_bytes;
-	inbox->pool = aligned_alloc(SLUICE_PAGE_BYTES, (uint64_t)slots * slot_bytes);
+	inbox->pool = sluice_node_alloc((size_t)slots * slot_bytes);
 	if (inbox->pool == NULL) {
 		free(inbox);
 		return -ENOMEM;
@@ -33,7 +34,7 @@ void sluice_inbox_destroy(struct sluice_inbox *inbox)
 {
 	if (inbox == NULL)
 		return;
-	free(inbox->pool);
+	sluice_node_free(inbox->pool, (size_t)inbox->slots * inbox->slot_bytes);
 	free(inbox);
 }
 

@@ -7,6 +7,7 @@
 
 #include "base/assert.h"
 #include "base/bits.h"
+#include "engine/placement/node_memory.h"
 
 enum slot_state { SLOT_FREE, SLOT_FILLING, SLOT_READY, SLOT_KEPT, SLOT_SENT_BY_0 };
 
@@ -22,7 +23,7 @@ int sluice_outbox_create(uint32_t slots, uint32_t slot_bytes, struct sluice_outb
 	outbox->slots = slots;
 	outbox->slot_bytes = slot_bytes;
 	outbox->segments = calloc(slots, sizeof(*outbox->segments));
-	outbox->pool = aligned_alloc(SLUICE_PAGE_BYTES, (uint64_t)slots * slot_bytes);
+	outbox->pool = sluice_node_alloc((size_t)slots * slot_bytes);
 	if (outbox->segments == NULL || outbox->pool == NULL ||
 		sluice_queue_init(&outbox->free, slots) < 0 ||
 		sluice_queue_init(&outbox->ready, slots) < 0) {
@@ -42,7 +43,7 @@ void sluice_outbox_destroy(struct sluice_outbox *outbox)
 	sluice_queue_fini(&outbox->free);
 	sluice_queue_fini(&outbox->ready);
 	free(outbox->segments);
-	free(outbox->pool);
+	sluice_node_free(outbox->pool, (size_t)outbox->slots * outbox->slot_bytes);
 	free(outbox);
 }
 
@@ -87,6 +88,7 @@ int sluice_outbox_accept(struct sluice_outbox *outbox, uint32_t slot, struct slu
 	if (__atomic_load_n(&outbox->segments[slot].state, __ATOMIC_ACQUIRE) < SLOT_KEPT)
 		return sluice_fail_scope(err, SLUICE_SCOPE_SESSION, -EPROTO, "credit",
 			"the peer returned slot %u, which was not sent", slot);
+	outbox->segments[slot].credits++;
 	__atomic_store_n(&outbox->segments[slot].state, SLOT_FREE, __ATOMIC_RELEASE);
 	__atomic_fetch_sub(&outbox->unaccepted, 1, __ATOMIC_SEQ_CST);
 	sluice_queue_push(&outbox->free, slot);
@@ -101,6 +103,29 @@ int sluice_outbox_keep(
 		return sluice_fail_scope(err, SLUICE_SCOPE_SESSION, -EPROTO, "fenced",
 			"the peer holds slot %u of lane %u, which did not send it", slot, lane);
 	move(outbox, slot, SLOT_SENT_BY_0 + lane, SLOT_KEPT);
+	return 0;
+}
+
+/* Only SENT and KEPT slots are looked at: the others belong to readers, or wait for a lane. */
+int sluice_outbox_resume(struct sluice_outbox *outbox, uint32_t slot, uint32_t credits, bool held,
+	struct sluice_error *err)
+{
+	const struct sluice_segment *segment = &outbox->segments[slot];
+	uint32_t state = __atomic_load_n(&segment->state, __ATOMIC_ACQUIRE);
+	uint32_t lost = credits - segment->credits;
+
+	if (lost > 1 || ((lost == 1 || held) && state < SLOT_KEPT) || (lost == 1 && held) ||
+		(lost == 0 && !held && state == SLOT_KEPT))
+		return sluice_fail_scope(err, SLUICE_SCOPE_SESSION, -EPROTO, "resumed",
+			"the peer says of slot %u what cannot be: returned %u times, here %u; %s",
+			slot, credits, segment->credits, held ? "held" : "not held");
+	if (lost == 1)
+		return sluice_outbox_accept(outbox, slot, err);
+	if (state < SLOT_SENT_BY_0)
+		return 0;
+	move(outbox, slot, state, held ? SLOT_KEPT : SLOT_READY);
+	if (!held)
+		sluice_queue_push(&outbox->ready, slot);
 	return 0;
 }
 

@@ -32,6 +32,7 @@
 
 struct sluice_segment {
 	uint32_t state;
+	uint32_t credits; /* how often the target has returned this slot; control only */
 	struct sluice_announce announce;
 };
 
@@ -61,6 +62,14 @@ int sluice_outbox_accept(struct sluice_outbox *outbox, uint32_t slot, struct slu
 /* The target has this segment of a lost lane; -EPROTO when that lane did not send it. */
 int sluice_outbox_keep(
 	struct sluice_outbox *outbox, uint32_t slot, uint32_t lane, struct sluice_error *err);
+/*
+ * After a lost peer link, when every lane is fenced: bring a slot in line with what the target says.
+ * @credits: how often it has returned this slot; one more than we heard of is a credit that was
+ * lost. @held: it has the slot's segment and will return the credit later. What was sent and is
+ * neither goes again. -EPROTO when it cannot be.
+ */
+int sluice_outbox_resume(struct sluice_outbox *outbox, uint32_t slot, uint32_t credits, bool held,
+	struct sluice_error *err);
 /* What else a lost lane had sent is ready again. Returns how many. */
 uint32_t sluice_outbox_reclaim(struct sluice_outbox *outbox, uint32_t lane);
 

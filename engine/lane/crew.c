@@ -17,14 +17,17 @@
 #include "base/clock.h"
 #include "engine/lane/lane.h"
 
+#define NOTE_CORE_TURNS 1024 /* where a worker runs is looked at so often: it costs some ns */
+
 struct worker {
 	struct sluice_crew *crew;
-	pthread_t thread;
+	pthread_t thread_handle;
 	bool started;
 	int eventfd;
 	uint32_t sleeping; /* atomic: it sleeps, or is about to */
 	uint32_t changed; /* atomic: `wanted` differs from what the worker steps */
 	uint32_t stop; /* atomic */
+	int thread; /* kernel's id; atomic, 0 until it runs */
 	int core; /* last seen; atomic */
 	int node;
 	uint64_t sleeps; /* atomic */
@@ -164,13 +167,25 @@ static void note_core(struct worker *w)
 	}
 }
 
+/* Before its first step; whoever made the crew waits for it, and then knows the thread. */
+static void report_for_work(struct worker *w)
+{
+	note_core(w);
+	pthread_mutex_lock(&w->lock);
+	__atomic_store_n(&w->thread, (int)gettid(), __ATOMIC_RELAXED);
+	pthread_cond_broadcast(&w->cond);
+	pthread_mutex_unlock(&w->lock);
+}
+
 static void *worker_main(void *arg)
 {
 	struct worker *w = arg;
 	const struct sluice_crew_opts *opts = &w->crew->opts;
+	uint64_t turns = 0;
 	uint64_t last_ns = sluice_now_ns();
 	uint64_t busy_until_ns = last_ns;
 
+	report_for_work(w);
 	while (__atomic_load_n(&w->stop, __ATOMIC_ACQUIRE) == 0) {
 		uint64_t now_ns = sluice_now_ns();
 		bool busy;
@@ -180,6 +195,8 @@ static void *worker_main(void *arg)
 		busy = step_all(w, now_ns);
 		account(w, busy, now_ns - last_ns);
 		last_ns = now_ns;
+		if (turns++ % NOTE_CORE_TURNS == 0)
+			note_core(w);
 		if (busy) {
 			busy_until_ns = now_ns;
 		} else if (opts->busy_poll || now_ns - busy_until_ns < opts->spin_ns) {
@@ -187,7 +204,6 @@ static void *worker_main(void *arg)
 		} else if (now_ns - busy_until_ns < opts->spin_ns + opts->yield_ns) {
 			sched_yield();
 		} else {
-			note_core(w);
 			go_to_sleep(w);
 		}
 	}
@@ -212,29 +228,43 @@ void sluice_crew_wake(struct sluice_crew *crew)
 		wake(&crew->workers[i]);
 }
 
+/* Bound before it runs: its stack is touched on its own node. */
+static int create_thread(struct worker *w, const struct sluice_cpus *cpus)
+{
+	pthread_attr_t attr;
+	int r = pthread_attr_init(&attr);
+
+	if (r != 0)
+		return -r;
+	if (cpus != NULL && !sluice_cpus_is_empty(cpus))
+		r = pthread_attr_setaffinity_np(
+			&attr, sizeof(cpus->words), (const cpu_set_t *)(const void *)cpus->words);
+	if (r == 0)
+		r = pthread_create(&w->thread_handle, &attr, worker_main, w);
+	pthread_attr_destroy(&attr);
+	return -r;
+}
+
 static int worker_start(struct sluice_crew *crew, uint32_t index)
 {
+	const struct sluice_cpus *cpus = crew->opts.cpus;
 	struct worker *w = &crew->workers[index];
-	int core = crew->opts.cores != NULL ? crew->opts.cores[index] : -1;
 	char name[16];
 	int r;
 
 	w->eventfd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (w->eventfd < 0)
 		return -errno;
-	r = pthread_create(&w->thread, NULL, worker_main, w);
-	if (r != 0)
-		return -r;
+	r = create_thread(w, cpus != NULL ? &cpus[index] : NULL);
+	if (r < 0)
+		return r;
 	w->started = true;
 	snprintf(name, sizeof(name), "sluice-w%u", index % 1000);
-	pthread_setname_np(w->thread, name);
-	if (core >= 0) {
-		cpu_set_t set;
-
-		CPU_ZERO(&set);
-		CPU_SET((size_t)core, &set);
-		pthread_setaffinity_np(w->thread, sizeof(set), &set);
-	}
+	pthread_setname_np(w->thread_handle, name);
+	pthread_mutex_lock(&w->lock);
+	while (w->thread == 0)
+		pthread_cond_wait(&w->cond, &w->lock);
+	pthread_mutex_unlock(&w->lock);
 	return 0;
 }
 
@@ -269,7 +299,7 @@ int sluice_crew_create(const struct sluice_crew_opts *opts, struct sluice_crew *
 	crew->worker_count = opts->workers;
 	for (uint32_t i = 0; i < opts->workers && r == 0; i++)
 		r = worker_start(crew, i);
-	crew->opts.cores = NULL; /* borrowed: used up by now */
+	crew->opts.cpus = NULL; /* borrowed: used up by now */
 	crew->opts.lanes = NULL;
 	if (r < 0) {
 		sluice_crew_destroy(crew);
@@ -293,7 +323,7 @@ void sluice_crew_destroy(struct sluice_crew *crew)
 		if (w->started) {
 			__atomic_store_n(&w->stop, 1, __ATOMIC_SEQ_CST);
 			wake(w);
-			pthread_join(w->thread, NULL);
+			pthread_join(w->thread_handle, NULL);
 		}
 		if (w->eventfd >= 0)
 			close(w->eventfd);
@@ -340,6 +370,15 @@ int sluice_crew_add(struct sluice_crew *crew, struct sluice_lane *lane, uint32_t
 	return 0;
 }
 
+uint32_t sluice_crew_worker_of(const struct sluice_crew *crew, const struct sluice_lane *lane)
+{
+	for (uint32_t i = 0; i < crew->worker_count; i++)
+		for (uint32_t n = 0; n < crew->workers[i].wanted_count; n++)
+			if (crew->workers[i].wanted[n] == lane)
+				return i;
+	return SLUICE_CREW_ANY;
+}
+
 static bool worker_remove(struct worker *w, struct sluice_lane *lane)
 {
 	bool found = false;
@@ -378,12 +417,13 @@ void sluice_crew_stats(
 
 	SLUICE_ASSERT(worker < crew->worker_count);
 	*ret_stats = (struct sluice_worker_stats){
+		.thread = __atomic_load_n(&w->thread, __ATOMIC_RELAXED),
 		.core = __atomic_load_n(&w->core, __ATOMIC_RELAXED),
 		.node = __atomic_load_n(&w->node, __ATOMIC_RELAXED),
 		.sleeps = SLUICE_COUNT_READ(w->sleeps),
 		.lanes = w->wanted_count,
 	};
-	if (pthread_getcpuclockid(w->thread, &clock) == 0)
+	if (pthread_getcpuclockid(w->thread_handle, &clock) == 0)
 		ret_stats->cpu_ns = sluice_clock_read(clock);
 }
 

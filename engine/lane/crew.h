@@ -15,6 +15,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/cpus.h"
+
 struct sluice_crew;
 struct sluice_lane;
 
@@ -25,7 +27,8 @@ struct sluice_lane;
 struct sluice_crew_lane {
 	uint32_t worker; /* or SLUICE_CREW_ANY: the one with the fewest lanes */
 	uint32_t home; /* of the ledger, or SLUICE_HOME_ANY */
-	int node; /* for its memory; -1: the kernel's choice */
+	int node; /* of that worker, by the kernel's number; -1: no node */
+	uint64_t memory_nodes; /* for sluice_node_prefer() */
 };
 
 #define SLUICE_CREW_ANY UINT32_MAX
@@ -35,14 +38,15 @@ struct sluice_crew_opts {
 	uint64_t spin_ns; /* busy polling before yielding */
 	uint64_t yield_ns; /* yielding before sleeping */
 	bool busy_poll; /* never sleep */
-	const int *cores; /* core per worker, -1: not bound; NULL: none is bound */
+	const struct sluice_cpus *cpus; /* per worker, empty: not bound; NULL: none is bound */
 	const struct sluice_crew_lane *lanes; /* by index in the session; NULL: all anywhere */
 	uint32_t lane_count;
 };
 
 struct sluice_worker_stats {
 	uint64_t cpu_ns;
-	int core; /* where it ran last */
+	int thread; /* the kernel's id */
+	int core; /* where it was seen last */
 	int node;
 	uint64_t sleeps;
 	uint32_t lanes;
@@ -57,6 +61,8 @@ struct sluice_crew_lane sluice_crew_lane(const struct sluice_crew *crew, uint32_
 /* Give a lane to a worker, or with SLUICE_CREW_ANY to the one with the fewest lanes. -ENOSPC when
    it is full. */
 int sluice_crew_add(struct sluice_crew *crew, struct sluice_lane *lane, uint32_t worker);
+/* Who steps it, or SLUICE_CREW_ANY: nobody. */
+uint32_t sluice_crew_worker_of(const struct sluice_crew *crew, const struct sluice_lane *lane);
 /* Returns when no worker steps the lane any more. A lane that was never added is fine. */
 void sluice_crew_remove(struct sluice_crew *crew, struct sluice_lane *lane);
 /* There may be work: whoever sleeps looks again. */

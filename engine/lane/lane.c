@@ -11,17 +11,16 @@
 
 #include "base/assert.h"
 #include "engine/lane/lane_internal.h"
+#include "engine/placement/node_memory.h"
 
 int sluice_lane_create(const struct sluice_lane_conf *conf, struct sluice_lane **ret_lane)
 {
-	struct sluice_lane *lane =
-		aligned_alloc(SLUICE_CACHE_LINE, sluice_align_up(sizeof(*lane), SLUICE_CACHE_LINE));
+	struct sluice_lane *lane = sluice_node_alloc(sizeof(*lane)); /* zeros */
 
 	SLUICE_ASSERT(conf->window_bytes >= SLUICE_PAGE_BYTES);
 	SLUICE_ASSERT(conf->limits.op_bytes_max >= SLUICE_PAGE_BYTES);
 	if (lane == NULL)
 		return -ENOMEM;
-	memset(lane, 0, sizeof(*lane));
 	lane->conf = *conf;
 	lane->depth = SLUICE_LANE_DEPTH_MAX;
 	while (lane->depth > conf->limits.depth_max)
@@ -46,7 +45,7 @@ void sluice_lane_destroy(struct sluice_lane *lane)
 	if (lane == NULL)
 		return;
 	lane->conf.transport->lane_close(lane->conf.conn);
-	free(lane);
+	sluice_node_free(lane, sizeof(*lane));
 }
 
 static void note(
@@ -167,6 +166,8 @@ static void tell_backlog(struct sluice_lane *lane)
 			 ((uint64_t)sluice_lane_pages_in_hand(lane) << SLUICE_PAGE_SHIFT);
 
 	__atomic_store_n(&lane->backlog_bytes, bytes, __ATOMIC_RELAXED);
+	__atomic_store_n(&lane->head_told, lane->head, __ATOMIC_RELAXED);
+	__atomic_store_n(&lane->sent_told, lane->sent, __ATOMIC_RELAXED);
 }
 
 bool sluice_lane_step(struct sluice_lane *lane, uint64_t now_ns)
@@ -200,6 +201,11 @@ bool sluice_lane_arm(struct sluice_lane *lane, struct sluice_arm *ret_arm)
 	return true;
 }
 
+void sluice_lane_stop(struct sluice_lane *lane)
+{
+	lane->state = LANE_LOST;
+}
+
 void sluice_lane_abandon(struct sluice_lane *lane)
 {
 	struct sluice_ledger *ledger = lane->conf.work->ledger;
@@ -228,6 +234,11 @@ void sluice_lane_fence(struct sluice_lane *lane)
 	lane->state = LANE_LOST;
 }
 
+uint64_t sluice_lane_memory_nodes(const struct sluice_lane *lane)
+{
+	return sluice_node_set_of(lane, sizeof(*lane));
+}
+
 struct sluice_mailbox *sluice_lane_mailbox(struct sluice_lane *lane)
 {
 	return &lane->mailbox;
@@ -246,6 +257,15 @@ struct sluice_lane_counters *sluice_lane_counters_for_worker(struct sluice_lane 
 uint64_t sluice_lane_backlog_bytes(const struct sluice_lane *lane)
 {
 	return __atomic_load_n(&lane->backlog_bytes, __ATOMIC_RELAXED);
+}
+
+uint64_t sluice_lane_posted(const struct sluice_lane *lane, uint64_t *ret_completed)
+{
+	uint64_t completed = __atomic_load_n(&lane->head_told, __ATOMIC_RELAXED);
+	uint64_t posted = __atomic_load_n(&lane->sent_told, __ATOMIC_RELAXED);
+
+	*ret_completed = completed;
+	return posted > completed ? posted - completed : 0;
 }
 
 const struct sluice_conn_stats *sluice_lane_conn_stats(const struct sluice_lane *lane)

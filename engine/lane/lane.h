@@ -85,17 +85,24 @@ bool sluice_lane_step(struct sluice_lane *lane, uint64_t now_ns);
 /* How to sleep until step may have something to do; false: step again at once. */
 bool sluice_lane_arm(struct sluice_lane *lane, struct sluice_arm *ret_arm);
 
+/* Control, after its worker let it go: the lane counts as lost, whatever its connection says. */
+void sluice_lane_stop(struct sluice_lane *lane);
 /* Control, after the lane was lost and its worker let it go: everything it had taken and not
    placed is dirty again. Its chunks stay its own until sluice_ledger_reclaim. */
 void sluice_lane_abandon(struct sluice_lane *lane);
 /* Control, at the target, while no worker steps it: nothing of this lane lands any more. */
 void sluice_lane_fence(struct sluice_lane *lane);
 
+/* The nodes (kernel's numbers) that its memory is on; 0 when nobody says. */
+uint64_t sluice_lane_memory_nodes(const struct sluice_lane *lane);
 struct sluice_mailbox *sluice_lane_mailbox(struct sluice_lane *lane);
 const struct sluice_lane_counters *sluice_lane_counters(const struct sluice_lane *lane);
 struct sluice_lane_counters *sluice_lane_counters_for_worker(struct sluice_lane *lane);
 /* Bytes that the lane has taken from ledger and outbox and that are not placed yet. Any thread. */
 uint64_t sluice_lane_backlog_bytes(const struct sluice_lane *lane);
+/* Operations that the transport has and that have not completed. Any thread. @ret_completed: how
+   many have, ever; while this stands still and something is posted the lane makes no progress. */
+uint64_t sluice_lane_posted(const struct sluice_lane *lane, uint64_t *ret_completed);
 const struct sluice_conn_stats *sluice_lane_conn_stats(const struct sluice_lane *lane);
 
 #endif

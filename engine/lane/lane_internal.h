@@ -32,6 +32,7 @@ struct sluice_lane {
 	uint64_t head, sent, tail; /* positions in the ring, see lane.h */
 	uint64_t inflight_bytes; /* of [head, tail): built counts, so the window is never passed */
 	uint64_t backlog_bytes; /* atomic: taken from the ledger and not placed, see lane.h */
+	uint64_t sent_told, head_told; /* atomic: `sent` and `head` for sluice_lane_posted() */
 	bool window_shut; /* ran out; opens again when half is free */
 	uint64_t now_ns; /* of the step that runs */
 	bool paced; /* the bandwidth limit holds it back */

@@ -7,6 +7,7 @@
 
 #include "base/assert.h"
 #include "engine/lane/crew.h"
+#include "engine/placement/node_memory.h"
 
 static void add_counters(struct sluice_lane_counters *to, const struct sluice_lane_counters *from)
 {
@@ -20,6 +21,32 @@ static void add_conn_stats(struct sluice_conn_stats *to, const struct sluice_con
 #define X(name, help) to->name += SLUICE_COUNT_READ(from->name);
 	SLUICE_CONN_STATS(X)
 #undef X
+}
+
+/* Connections of one lane follow each other: the peak is the highest, not the sum. */
+static void join_counters(struct sluice_lane_counters *to, const struct sluice_lane_counters *from)
+{
+	uint64_t peak = to->inflight_bytes_peak;
+
+	add_counters(to, from);
+	to->inflight_bytes_peak = peak;
+	SLUICE_COUNT_MAX(to->inflight_bytes_peak, SLUICE_COUNT_READ(from->inflight_bytes_peak));
+}
+
+static int make_lane(struct sluice_lane_conf *conf, struct sluice_rail *rail,
+	const struct sluice_lane_opts *opts, struct sluice_lane **ret_lane,
+	struct sluice_error *err)
+{
+	int r = conf->transport->lane_open(rail, opts, &conf->conn, err);
+
+	if (r < 0)
+		return r;
+	r = sluice_lane_create(conf, ret_lane);
+	if (r < 0) {
+		conf->transport->lane_close(conf->conn);
+		return sluice_fail(err, r, "lane", "out of memory");
+	}
+	return 0;
 }
 
 int sluice_lane_set_open(struct sluice_lane_set *set, uint32_t lane,
@@ -46,18 +73,16 @@ int sluice_lane_set_open(struct sluice_lane_set *set, uint32_t lane,
 		.window_bytes = set->window_bytes,
 		.work = set->work,
 	};
+	struct sluice_node_policy policy;
 	int r;
 
 	SLUICE_ASSERT(lane < set->count);
 	SLUICE_ASSERT(slot->standing == SLUICE_LANE_CLOSED);
-	r = set->transport->lane_open(set->rail, &opts, &conf.conn, err);
+	sluice_node_prefer(place.memory_nodes, &policy);
+	r = make_lane(&conf, set->rail, &opts, &slot->lane, err);
+	sluice_node_restore(&policy);
 	if (r < 0)
 		return r;
-	r = sluice_lane_create(&conf, &slot->lane);
-	if (r < 0) {
-		set->transport->lane_close(conf.conn);
-		return sluice_fail(err, r, "lane", "out of memory");
-	}
 	r = sluice_crew_add(set->crew, slot->lane, place.worker);
 	if (r < 0) {
 		sluice_lane_destroy(slot->lane);
@@ -77,6 +102,7 @@ void sluice_lane_set_lost(struct sluice_lane_set *set, uint32_t lane)
 
 	SLUICE_ASSERT(slot->lane != NULL);
 	sluice_crew_remove(set->crew, slot->lane);
+	sluice_lane_stop(slot->lane);
 	sluice_lane_abandon(slot->lane);
 	slot->losses++;
 	slot->standing = SLUICE_LANE_FENCING;
@@ -87,17 +113,17 @@ void sluice_lane_set_close(struct sluice_lane_set *set, uint32_t lane)
 	struct sluice_lane_slot *slot = &set->slots[lane];
 	const struct sluice_conn_stats *conn;
 
+	slot->standing = SLUICE_LANE_CLOSED;
 	if (slot->lane == NULL)
 		return;
 	sluice_crew_remove(set->crew, slot->lane);
 	if (set->role == SLUICE_ROLE_TARGET)
 		sluice_lane_fence(slot->lane);
-	add_counters(&slot->past, sluice_lane_counters(slot->lane));
+	join_counters(&slot->past, sluice_lane_counters(slot->lane));
 	conn = sluice_lane_conn_stats(slot->lane);
 	add_conn_stats(&slot->past_conn, conn);
 	sluice_lane_destroy(slot->lane);
 	slot->lane = NULL;
-	slot->standing = SLUICE_LANE_CLOSED;
 }
 
 void sluice_lane_set_close_all(struct sluice_lane_set *set)
@@ -131,7 +157,7 @@ void sluice_lane_set_counters(
 {
 	*ret_counters = set->slots[lane].past;
 	if (set->slots[lane].lane != NULL)
-		add_counters(ret_counters, sluice_lane_counters(set->slots[lane].lane));
+		join_counters(ret_counters, sluice_lane_counters(set->slots[lane].lane));
 }
 
 void sluice_lane_set_conn_stats(

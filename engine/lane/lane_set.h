@@ -3,6 +3,8 @@
  * lane_set.h: the lanes of one session at one end: opening, losing, fencing, closing, and their
  * sums. Lanes are numbered from 0; each connection of a lane has the next epoch.
  *
+ *   CLOSED -> (OPENING, source) -> CONNECTING -> ACTIVE -> FENCING -> CLOSED
+ *
  * Threads: the control thread.
  */
 #ifndef SLUICE_ENGINE_LANE_SET_H
@@ -23,6 +25,7 @@ struct sluice_crew;
 
 enum sluice_lane_standing {
 	SLUICE_LANE_CLOSED = 0,
+	SLUICE_LANE_OPENING, /* source: the peer was asked for a ticket */
 	SLUICE_LANE_CONNECTING,
 	SLUICE_LANE_ACTIVE,
 	SLUICE_LANE_FENCING, /* lost; its chunks wait for the peer's fence */
@@ -30,9 +33,13 @@ enum sluice_lane_standing {
 
 struct sluice_lane_slot {
 	enum sluice_lane_standing standing;
-	struct sluice_lane *lane; /* NULL when CLOSED */
+	struct sluice_lane *lane; /* NULL when CLOSED or OPENING */
 	uint32_t epoch; /* of the current or last connection; 0: none yet */
-	uint32_t losses;
+	uint32_t losses, reopened;
+	/* Source: when to open it again, and how long the last wait was; see source_lanes.c. */
+	uint64_t retry_ns, pause_ns, stood_since_ns;
+	uint32_t tries; /* since it last stood for a while */
+	uint64_t completed, progress_ns; /* what it had completed when it last made progress */
 	struct sluice_lane_counters past; /* of connections that are gone */
 	struct sluice_conn_stats past_conn;
 };
@@ -53,7 +60,8 @@ struct sluice_lane_set {
 int sluice_lane_set_open(struct sluice_lane_set *set, uint32_t lane,
 	const struct sluice_ticket *ticket, const char *peer_address, uint64_t deadline_ns,
 	struct sluice_error *err);
-/* Source: the lane was lost. It is stepped no more, and what was not placed is dirty again. */
+/* Source: the lane was lost, or is given up. It is stepped no more, and what was not placed is
+   dirty again. Its chunks stay its own until sluice_ledger_reclaim(). */
 void sluice_lane_set_lost(struct sluice_lane_set *set, uint32_t lane);
 /* Fence (at a target) and free the connection; its counters are kept. */
 void sluice_lane_set_close(struct sluice_lane_set *set, uint32_t lane);

@@ -45,6 +45,7 @@ struct sluice_link {
 	const struct sluice_tls_module *module;
 	struct sluice_tls *tls;
 	enum link_state state;
+	int error; /* of the last attempt to connect; 0: not known */
 	bool adopted;
 	bool refusing; /* the peer speaks clear text where TLS is wanted */
 	char send_failed[64]; /* why nothing can be sent any more; "" while it can */
@@ -152,36 +153,42 @@ static void take_message(struct sluice_link *link, const json_t *message)
 	go_down(link, CLEAR_AT_TLS);
 }
 
+static void take_nonsense(struct sluice_link *link, const char *why)
+{
+	if (!link->refusing && link->handlers.bad != NULL)
+		link->handlers.bad(link->handlers.ctx, why);
+	if (alive(link))
+		go_down(link, why);
+}
+
 static void read_messages(struct sluice_link *link)
 {
 	struct sluice_error err = {0};
-	int received;
+	int received = sluice_wire_receive(link->wire, &err);
 
-	do {
-		received = sluice_wire_receive(link->wire, &err);
-		while (alive(link)) {
-			json_t *message = NULL;
-			int r = sluice_wire_next(link->wire, &message, &err);
+	while (alive(link)) {
+		json_t *message = NULL;
+		int r = sluice_wire_next(link->wire, &message, &err);
 
-			if (r == 0)
-				break;
-			if (r > 0)
-				r = sluice_peer_check(message, &err);
-			if (r < 0)
-				go_down(link, err.text);
-			else
-				take_message(link, message);
-			json_decref(message);
-		}
-		/* The wire stops when its buffer is full. What waits inside TLS then would wake
-		   nobody. */
-	} while (received == 0 && alive(link) && link->tls != NULL &&
-		 link->module->pending(link->tls));
+		if (r == 0)
+			break;
+		if (r > 0)
+			r = sluice_peer_check(message, &err);
+		if (r < 0)
+			take_nonsense(link, err.text);
+		else
+			take_message(link, message);
+		json_decref(message);
+	}
 	if (received < 0 && alive(link))
 		go_down(link, why_it_ended(link, received, err.text));
 }
 
 /* ---- beginning: connection, TLS ---- */
+
+/* A record is always taken whole. So nothing waits inside TLS, where it would wake nobody, when
+   the wire stops reading because its buffer is full. */
+_Static_assert(SLUICE_WIRE_READ_BYTES >= SLUICE_TLS_RECORD_BYTES_MAX, "a record fits");
 
 static ssize_t tls_read(void *ctx, void *data, size_t bytes, struct sluice_error *err)
 {
@@ -229,12 +236,6 @@ static void handshake(struct sluice_link *link)
 	uint32_t events = EPOLLIN;
 	int r;
 
-	if (!link->adopted && peek(link) == '{') {
-		go_down(link,
-			"the peer's link is in clear text and this one is encrypted; set psk-file "
-			"there to a file with the same key, or security: none here");
-		return;
-	}
 	r = link->module->handshake(link->tls, &events, &err);
 	if (r < 0)
 		go_down(link, err.text);
@@ -345,6 +346,7 @@ static void finish_connecting(struct sluice_link *link)
 	if (error != 0) {
 		drop_connection(link);
 		r = connect_next(link, -error);
+		link->error = r;
 		if (r < 0)
 			go_down(link, strerror(-r));
 	} else if (is_foreign(link)) {
@@ -480,6 +482,11 @@ void sluice_link_send(struct sluice_link *link, json_t *message)
 		fail_sending(link, "the peer does not read");
 	else
 		flush(link);
+}
+
+int sluice_link_error(const struct sluice_link *link)
+{
+	return link->error != 0 ? link->error : -ECONNRESET;
 }
 
 void sluice_link_close(struct sluice_link *link)

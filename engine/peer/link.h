@@ -27,6 +27,9 @@ struct sluice_loop;
 struct sluice_link_handlers {
 	void (*up)(void *ctx); /* a connection that was started is made; NULL for adopted ones */
 	void (*message)(void *ctx, const json_t *message); /* checked against the schema */
+	/* The peer said what is no message of the peer link; down() follows. It may still be told
+	   so. May be NULL. */
+	void (*bad)(void *ctx, const char *why);
 	/* The last call; then close it. Never from inside sluice_link_send(), and only when
 	   everything the peer had sent has been given to message(). */
 	void (*down)(void *ctx, const char *why);
@@ -56,6 +59,8 @@ void sluice_link_set_handlers(
 /* Steals @message. A link that is down, or not up yet, swallows it. Never calls a handler: a
    failure is told from the loop. */
 void sluice_link_send(struct sluice_link *link, json_t *message);
+/* Why it is down, as -errno; -ECONNRESET when nothing else is known. */
+int sluice_link_error(const struct sluice_link *link);
 /* Closes after what was sent has been handed to the kernel. NULL is allowed. */
 void sluice_link_close(struct sluice_link *link);
 

@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/hex.h"
 #include "base/text.h"
 
 #define WHERE          "psk-file"
@@ -80,30 +81,6 @@ static ssize_t read_file(const char *path, char *text, size_t bytes_max, struct 
 
 /* ---- its lines ---- */
 
-static int digit(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	if (c >= 'a' && c <= 'f')
-		return c - 'a' + 10;
-	return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-}
-
-/* The count of bytes, or -EINVAL: not hexadecimal, or more than @max. */
-static int decode(const char *text, size_t len, uint8_t *bytes, size_t max)
-{
-	if (len % 2 != 0 || len / 2 > max)
-		return -EINVAL;
-	for (size_t i = 0; i < len / 2; i++) {
-		int high = digit(text[2 * i]), low = digit(text[2 * i + 1]);
-
-		if (high < 0 || low < 0)
-			return -EINVAL;
-		bytes[i] = (uint8_t)(high << 4 | low);
-	}
-	return (int)(len / 2);
-}
-
 static int bad_line(const struct search *search, const char *what, struct sluice_error *err)
 {
 	return sluice_fail(
@@ -118,7 +95,8 @@ static int parse_identity(const struct search *search, const char *text, size_t 
 
 	memset(identity, 0, SLUICE_PSK_IDENTITY_MAX + 1);
 	if (hexadecimal)
-		bytes = decode(text + 1, len - 1, (uint8_t *)identity, SLUICE_PSK_IDENTITY_MAX);
+		bytes = sluice_hex_read(
+			text + 1, len - 1, (uint8_t *)identity, SLUICE_PSK_IDENTITY_MAX);
 	else if (len <= SLUICE_PSK_IDENTITY_MAX)
 		memcpy(identity, text, len);
 	if (bytes <= 0 || bytes > SLUICE_PSK_IDENTITY_MAX || strlen(identity) != (size_t)bytes)
@@ -141,7 +119,8 @@ static int take_line(struct search *search, const char *text, size_t len, struct
 	r = parse_identity(search, text, (size_t)(colon - text), psk.identity, err);
 	if (r < 0)
 		return r;
-	bytes = decode(colon + 1, len - (size_t)(colon + 1 - text), psk.key, sizeof(psk.key));
+	bytes = sluice_hex_read(
+		colon + 1, len - (size_t)(colon + 1 - text), psk.key, sizeof(psk.key));
 	if (bytes < 0) {
 		r = bad_line(search, "its key is not hexadecimal, or longer than 64 bytes", err);
 	} else if (bytes < SLUICE_PSK_KEY_BYTES_MIN) {

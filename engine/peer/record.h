@@ -12,6 +12,8 @@
 #ifndef SLUICE_ENGINE_PEER_RECORD_H
 #define SLUICE_ENGINE_PEER_RECORD_H
 
+#include <stdint.h>
+
 #include <sluice/error.h>
 
 #define SLUICE_SESSION_ID_BYTES 33 /* 32 hex digits and the final NUL */
@@ -29,6 +31,11 @@ const char *sluice_decision_name(enum sluice_decision decision);
 /* Make @dir where it is missing, and see that records can be put there: before a session begins,
    not at its commit. */
 int sluice_record_prepare(const char *dir, struct sluice_error *err);
+/*
+ * Write, sync, rename and remove a record that means nothing, a few times: what the commit will do
+ * is known to work before a session begins, and how long it takes is known, too.
+ */
+int sluice_record_rehearse(const char *dir, uint64_t *ret_ns, struct sluice_error *err);
 /* Decide, unless it is decided: *ret_decision is what holds now. */
 int sluice_record_decide(const char *dir, enum sluice_record_side side, const char *session,
 	enum sluice_decision decision, enum sluice_decision *ret_decision,

@@ -26,6 +26,8 @@
 #define SLUICE_TLS_RECORD_FIRST  20 /* first bytes of TLS records (content types) */
 #define SLUICE_TLS_RECORD_LAST   23
 
+#define SLUICE_TLS_RECORD_BYTES_MAX (16u << 10)
+
 struct sluice_tls;
 
 enum sluice_tls_role {
@@ -48,11 +50,9 @@ struct sluice_tls_module {
 	/* 1: encrypted both ways. 0: again when the socket is ready for *ret_events (EPOLLIN or
 	   EPOLLOUT). -EKEYREJECTED, -ENOKEY, -EPROTO, ...: the error says what to do. */
 	int (*handshake)(struct sluice_tls *tls, uint32_t *ret_events, struct sluice_error *err);
-	/* As recv: bytes, 0 at the end, -EAGAIN, or -errno with the reason. */
+	/* As recv, with room for a whole record: bytes, 0 at the end, -EAGAIN, or -errno with the reason. */
 	ssize_t (*read)(struct sluice_tls *tls, void *data, size_t bytes, struct sluice_error *err);
 	ssize_t (*write)(struct sluice_tls *tls, const void *data, size_t bytes);
-	/* Decrypted bytes wait inside: the socket does not become readable for them. */
-	bool (*pending)(const struct sluice_tls *tls);
 	void (*end)(struct sluice_tls *tls); /* say that nothing follows */
 	const char *(*identity)(const struct sluice_tls *tls);
 	/* Secret bytes that both ends of this connection, and nobody else, get for @context. */

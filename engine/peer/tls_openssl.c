@@ -24,7 +24,6 @@
 /* TLS_AES_256_GCM_SHA384, the only one: both ends are Sluice, there is nothing to negotiate. */
 static const unsigned char cipher_id[] = {0x13, 0x02};
 #define CIPHER_NAME "TLS_AES_256_GCM_SHA384"
-#define GROUPS      "X25519:P-256:P-384"
 
 struct sluice_tls {
 	SSL_CTX *ctx;
@@ -101,13 +100,14 @@ static void destroy(struct sluice_tls *tls)
 
 static SSL_CTX *make_context(enum sluice_tls_role role)
 {
+	int groups[] = {NID_X25519, NID_X9_62_prime256v1, NID_secp384r1};
 	bool connects = role == SLUICE_TLS_CONNECTS;
 	SSL_CTX *ctx = SSL_CTX_new(connects ? TLS_client_method() : TLS_server_method());
 
 	if (ctx == NULL || !SSL_CTX_set_min_proto_version(ctx, TLS1_3_VERSION) ||
 		!SSL_CTX_set_max_proto_version(ctx, TLS1_3_VERSION) ||
 		!SSL_CTX_set_ciphersuites(ctx, CIPHER_NAME) ||
-		!SSL_CTX_set1_groups_list(ctx, GROUPS) || !SSL_CTX_set_num_tickets(ctx, 0)) {
+		!SSL_CTX_set1_groups(ctx, groups, 3) || !SSL_CTX_set_num_tickets(ctx, 0)) {
 		SSL_CTX_free(ctx);
 		return NULL;
 	}
@@ -213,6 +213,11 @@ static int handshake_failed(const struct sluice_tls *tls, int why, struct sluice
 	if (code == 0)
 		return sluice_fail(err, -(system != 0 ? system : EIO), WHERE,
 			"the TLS handshake failed: %s", strerror(system != 0 ? system : EIO));
+	/* It answered the ClientHello with something else: that it does not want TLS. */
+	if (tls->role == SLUICE_TLS_CONNECTS && reason == SSL_R_WRONG_VERSION_NUMBER)
+		return sluice_fail(err, -EPROTO, WHERE,
+			"the peer's link is in clear text and this one is encrypted; set psk-file "
+			"there to a file with the same key, or security: none here");
 	if (ERR_GET_LIB(code) == ERR_LIB_SSL && reason == SSL_R_BINDER_DOES_NOT_VERIFY)
 		return other_key(tls, err);
 	if (ERR_GET_LIB(code) == ERR_LIB_SSL && reason > SSL_AD_REASON_OFFSET)
@@ -300,11 +305,6 @@ static ssize_t write_some(struct sluice_tls *tls, const void *data, size_t bytes
 	return why == SSL_ERROR_SYSCALL && errno != 0 ? -errno : -EPIPE;
 }
 
-static bool pending(const struct sluice_tls *tls)
-{
-	return SSL_pending(tls->ssl) > 0;
-}
-
 static void end(struct sluice_tls *tls)
 {
 	ERR_clear_error();
@@ -336,7 +336,6 @@ __attribute__((visibility("default"))) const struct sluice_tls_module SLUICE_TLS
 	.handshake = handshake,
 	.read = read_some,
 	.write = write_some,
-	.pending = pending,
 	.end = end,
 	.identity = identity,
 	.export = export,

@@ -18,6 +18,7 @@
 /* What a thread's policy was, to put it back. */
 struct sluice_node_policy {
 	bool is_set;
+	uint64_t preferred;
 	int mode;
 	unsigned long nodes[16];
 };
@@ -25,17 +26,20 @@ struct sluice_node_policy {
 /*
  * Until the policy is restored, memory that this thread touches first lies on one of @nodes (bits
  * by kernel number; several: interleaved), or elsewhere when they are full. 0: nothing changes.
+ * Scopes may nest.
  */
 void sluice_node_prefer(uint64_t nodes, struct sluice_node_policy *ret_before);
 void sluice_node_restore(const struct sluice_node_policy *before);
 
-/* Whole pages of zeros, present from the start: under sluice_node_prefer() where it says. NULL:
-   out of memory. */
+/* Whole pages of zeros. Under sluice_node_prefer() they lie where it says, whoever touches them
+   first and whenever. NULL: out of memory. */
 void *sluice_node_alloc(size_t bytes);
 void sluice_node_free(void *memory, size_t bytes); /* NULL is allowed */
 
 /* The node of each page, SLUICE_NODE_UNKNOWN for those that this process has not touched. */
 void sluice_node_of_pages(void *const *pages, size_t count, int *ret_nodes);
+/* The nodes below 64 that hold a range of this process's memory; 0 when nobody says. */
+uint64_t sluice_node_set_of(const void *memory, size_t bytes);
 /* More than one node with memory, and a libnuma that can tell. */
 bool sluice_node_memory_differs(void);
 

@@ -82,13 +82,13 @@ static int check_list(const struct making *m, const char *setting, const struct 
 	for (; cpu < SLUICE_CPUS_MAX; cpu = sluice_cpus_next(list, cpu + 1)) {
 		if (!sluice_cpus_has(&t->present, cpu))
 			return sluice_fail(err, -EINVAL, setting,
-				"%s names core %u, which this machine does not have; it has %s",
-				setting, cpu, sluice_cpus_format(&t->present, text, sizeof(text)));
+				"this machine has no core %u; it has %s", cpu,
+				sluice_cpus_format(&t->present, text, sizeof(text)));
 		if (must_be_allowed && !sluice_cpus_has(&t->allowed, cpu))
 			return sluice_fail(err, -EINVAL, setting,
-				"%s names core %u, which the engine may not use (CPU affinity or "
-				"cpuset); it may use %s",
-				setting, cpu, sluice_cpus_format(&t->allowed, text, sizeof(text)));
+				"the engine may not use core %u (CPU affinity or cpuset); it may "
+				"use %s",
+				cpu, sluice_cpus_format(&t->allowed, text, sizeof(text)));
 	}
 	return 0;
 }
@@ -127,7 +127,7 @@ static int take_worker_cores(struct making *m, struct sluice_error *err)
 	sluice_cpus_keep_only(&both, &conf->vcpu_cores);
 	if (!sluice_cpus_is_empty(&both))
 		return sluice_fail(err, -EINVAL, "worker-cores",
-			"worker-cores and vcpu-cores both name %s; vcpu-cores are to be left alone",
+			"vcpu-cores, which are to be left alone, name %s too",
 			sluice_cpus_format(&both, text, sizeof(text)));
 	m->plan->usable = conf->worker_cores;
 	m->one_cpu_each = true;
@@ -170,7 +170,7 @@ static int choose_cpus(struct making *m, struct sluice_error *err)
 	}
 	if (sluice_cpus_is_empty(usable))
 		return sluice_fail(err, -EINVAL, "vcpu-cores",
-			"vcpu-cores leaves no core to the engine, which may use %s; take some out",
+			"no core is left to the engine, which may use %s; take some out",
 			sluice_cpus_format(&t->allowed, text, sizeof(text)));
 	rest = *usable;
 	sluice_cpus_remove_all(&rest, &t->isolated);
@@ -245,7 +245,7 @@ static void weigh_nodes(struct making *m)
 		m->weight[i] = has_usable(m, i);
 	if (total == 0)
 		because(m, "nodes",
-			"on which nodes the guest's memory is, is not known: workers are spread "
+			"nobody knows yet which nodes hold the guest's memory: workers are spread "
 			"evenly over %u node%s",
 			usable, usable == 1 ? "" : "s");
 	for (uint32_t i = 0; i < count; i++)
@@ -522,24 +522,30 @@ static uint32_t home_of_index(const struct sluice_plan *plan, uint32_t node)
 	return 0;
 }
 
+static bool may_allocate(const struct making *m, uint32_t node)
+{
+	return m->topology->nodes[node].has_memory && m->topology->nodes[node].is_allowed;
+}
+
 static void place_lanes(struct making *m)
 {
 	struct sluice_plan *plan = m->plan;
 
 	for (uint32_t lane = 0; lane < plan->lane_count; lane++) {
 		struct sluice_plan_worker *w = &plan->workers[lane % plan->worker_count];
+		uint32_t memory;
 
 		plan->lanes[lane].worker = lane % plan->worker_count;
 		w->lanes++;
-		if (w->node != SLUICE_NO_NODE && plan->home_count > 1)
+		if (!m->by_node)
+			continue;
+		memory = nearest(m, w->node, may_allocate);
+		if (memory != SLUICE_NO_NODE)
+			plan->lanes[lane].memory_nodes = 1ull << memory;
+		if (plan->home_count > 1)
 			plan->lanes[lane].home =
 				home_of_index(plan, nearest(m, w->node, has_memory));
 	}
-}
-
-static bool may_allocate(const struct making *m, uint32_t node)
-{
-	return m->topology->nodes[node].has_memory && m->topology->nodes[node].is_allowed;
 }
 
 static void place_memory(struct making *m)

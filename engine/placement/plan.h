@@ -67,6 +67,7 @@ struct sluice_plan_worker {
 struct sluice_plan_lane {
 	uint32_t worker, rail;
 	uint32_t home; /* of the ledger: 0 any, else homes[home - 1] is its node */
+	uint64_t memory_nodes; /* set: where its structures go; 0: the kernel's choice */
 };
 
 struct sluice_plan_reason {

@@ -91,32 +91,52 @@ static uint64_t read_speed(const struct sluice_topology_nic *nic)
 }
 
 #ifndef SLUICE_HAVE_HWLOC
+/* One node with the CPUs that are online, each a core; without /sys those that are allowed. */
 static int read_flat(struct sluice_topology *topology)
 {
-	uint32_t cpu = sluice_cpus_next(&topology->allowed, 0);
+	struct sluice_cpus *present = &topology->present;
+	char line[1024];
+	int r = read_allowed(present);
 
-	topology->cores = calloc(sluice_cpus_count(&topology->allowed), sizeof(*topology->cores));
+	if (r < 0)
+		return r;
+	if (read_line("/sys/devices/system/cpu/online", line, sizeof(line)) == 0)
+		(void)sluice_cpus_parse(line, present);
+	topology->cores = calloc(sluice_cpus_count(present), sizeof(*topology->cores));
 	if (topology->cores == NULL)
 		return -ENOMEM;
-	for (; cpu < SLUICE_CPUS_MAX; cpu = sluice_cpus_next(&topology->allowed, cpu + 1))
+	for (uint32_t cpu = sluice_cpus_next(present, 0); cpu < SLUICE_CPUS_MAX;
+		cpu = sluice_cpus_next(present, cpu + 1))
 		sluice_cpus_add(&topology->cores[topology->core_count++].cpus, cpu);
-	topology->present = topology->allowed;
 	topology->node_count = 1;
 	topology->nodes[0].has_memory = true;
 	topology->nodes[0].is_allowed = true;
-	topology->nodes[0].cpus = topology->allowed;
+	topology->nodes[0].cpus = *present;
 	topology->nodes[0].distance[0] = 10;
 	return 0;
 }
 #endif
 
-static int read_live(struct sluice_topology *topology, struct sluice_error *err)
+int sluice_topology_refresh(struct sluice_topology *topology, struct sluice_error *err)
 {
-	int r = read_allowed(&topology->allowed);
+	struct sluice_cpus allowed = {0};
+	int r;
 
+	if (!topology->is_this_machine)
+		return 0;
+	r = read_allowed(&allowed);
 	if (r < 0)
 		return sluice_fail(err, r, "topology",
 			"the CPUs that this process may use cannot be read: %s", strerror(-r));
+	sluice_cpus_keep_only(&allowed, &topology->present);
+	topology->allowed = allowed;
+	return 0;
+}
+
+static int read_live(struct sluice_topology *topology, struct sluice_error *err)
+{
+	int r;
+
 	snprintf(topology->source, sizeof(topology->source), "this machine");
 	topology->is_this_machine = true;
 #ifdef SLUICE_HAVE_HWLOC
@@ -126,11 +146,10 @@ static int read_live(struct sluice_topology *topology, struct sluice_error *err)
 #endif
 	if (r < 0)
 		return r;
-	sluice_cpus_keep_only(&topology->allowed, &topology->present);
 	read_isolated(&topology->isolated);
 	for (uint32_t i = 0; i < topology->nic_count; i++)
 		topology->nics[i].link_bytes_per_s = read_speed(&topology->nics[i]);
-	return 0;
+	return sluice_topology_refresh(topology, err);
 }
 
 int sluice_topology_read(enum sluice_topology_kind kind, const char *text,
@@ -176,6 +195,14 @@ const struct sluice_topology_core *sluice_topology_core_of(
 		if (sluice_cpus_has(&topology->cores[i].cpus, cpu))
 			return &topology->cores[i];
 	return NULL;
+}
+
+uint64_t sluice_topology_set_of(const struct sluice_topology *topology, uint32_t number)
+{
+	for (uint32_t i = 0; i < topology->node_count; i++)
+		if (topology->nodes[i].number == number)
+			return 1ull << i;
+	return 0;
 }
 
 /* ---- whose address is it? ---- */

@@ -63,6 +63,10 @@ int sluice_topology_read(enum sluice_topology_kind kind, const char *text,
 	struct sluice_topology **ret_topology, struct sluice_error *err);
 void sluice_topology_destroy(struct sluice_topology *topology); /* NULL is allowed */
 
+/* Of this machine: which CPUs are allowed may have changed since. */
+int sluice_topology_refresh(struct sluice_topology *topology, struct sluice_error *err);
+/* The set with one node, by the kernel's number; 0 when there is none. */
+uint64_t sluice_topology_set_of(const struct sluice_topology *topology, uint32_t number);
 /* The core that a CPU is a thread of, or NULL. */
 const struct sluice_topology_core *sluice_topology_core_of(
 	const struct sluice_topology *topology, uint32_t cpu);

@@ -7,13 +7,20 @@
 #define NS_PER_MS              1000000ull
 #define MIN_SYNC_NS            (2 * NS_PER_MS)
 #define MIN_MEASURE_NS         (NS_PER_MS / 5)
+#define RATE_WINDOW_NS         (200 * NS_PER_MS)
 #define WORTH_NS               NS_PER_MS /* a round that saves less downtime is not worth it */
 #define ROUNDS_BELOW_LIMIT_MAX 20
 
-/* Round trips between "stop" and "running" besides the last sync: at the VMM sockets (ready,
-   device, loaded, commit) and on the peer link (finish and prepared, commit and committed). */
-#define SWITCHOVER_VMM_TURNS  4
+/*
+ * What a switchover waits for between "stop" and "running", besides bytes, records and the VMMs'
+ * own work. Round trips at the VMM sockets: device-add and migrate-continue; the last DIRTY_SYNC;
+ * DEVICE_OPEN and device-loaded at the target; SWITCHOVER_COMMIT and its answer; MIGRATION
+ * completed. On the peer link: finish and prepared, commit. And the handshake with a worker for
+ * each lane that the target closes, which cannot be measured before: a usual wake-up.
+ */
+#define SWITCHOVER_VMM_TURNS  6
 #define SWITCHOVER_PEER_TURNS 2
+#define LANE_CLOSE_NS         (100 * 1000ull)
 
 static uint64_t per_second(uint64_t amount, uint64_t ns)
 {
@@ -37,29 +44,50 @@ static uint64_t smooth(uint64_t old, uint64_t fresh)
 	return old == 0 ? fresh : old / 2 + fresh / 2 + (old & fresh & 1);
 }
 
+/*
+ * Over the last RATE_WINDOW_NS in which lanes had work. A measure counts as much as it is long: a
+ * few pages that went into an empty socket at the speed of memory say nothing about the network.
+ */
+static void update_placed(const struct sluice_measure *m, struct sluice_policy_state *state)
+{
+	uint64_t keep_ns = m->busy_ns < RATE_WINDOW_NS ? RATE_WINDOW_NS - m->busy_ns : 0;
+
+	if (state->placed_ns > keep_ns) {
+		state->placed_bytes = (uint64_t)((unsigned __int128)state->placed_bytes * keep_ns /
+						 state->placed_ns);
+		state->placed_ns = keep_ns;
+	}
+	state->placed_bytes += m->bytes_placed;
+	state->placed_ns += m->busy_ns;
+	state->placed_bytes_per_s = per_second(state->placed_bytes, state->placed_ns);
+}
+
 static void update_rates(const struct sluice_measure *m, struct sluice_policy_state *state)
 {
-	/* Short measures are rough, but a guest that is always done quickly gives no others. */
-	if (m->bytes_placed > 0 && (m->busy_ns >= MIN_MEASURE_NS || state->placed_bytes_per_s == 0))
-		state->placed_bytes_per_s =
-			smooth(state->placed_bytes_per_s, per_second(m->bytes_placed, m->busy_ns));
+	if (m->bytes_placed > 0 && m->busy_ns > 0)
+		update_placed(m, state);
 	if (m->interval_ns >= MIN_MEASURE_NS)
 		state->dirty_bytes_per_s = smooth(state->dirty_bytes_per_s,
 			per_second(m->pages_dirtied * PAGE_BYTES, m->interval_ns));
 	state->intervals++;
 }
 
-static uint64_t predict(const struct sluice_measure *m, const struct sluice_policy_state *state,
-	uint64_t *ret_bytes)
+/* What the pause takes when no byte is left: no further round makes it shorter. */
+static uint64_t fixed_ns(const struct sluice_policy_conf *conf, const struct sluice_measure *m)
 {
-	uint64_t turns_ns = m->sync_ns + SWITCHOVER_VMM_TURNS * m->vmm_rtt_ns +
-			    SWITCHOVER_PEER_TURNS * m->peer_rtt_ns;
-	/* The guest goes on dirtying until it has been told to stop. */
+	return m->sync_ns + SWITCHOVER_VMM_TURNS * m->vmm_rtt_ns +
+	       SWITCHOVER_PEER_TURNS * m->peer_rtt_ns + m->lanes * LANE_CLOSE_NS + m->record_ns +
+	       conf->vmm_switchover_ns;
+}
+
+/* What has to move while the guest is stopped. It goes on dirtying until it has been told. */
+static uint64_t bytes_left(const struct sluice_policy_conf *conf, const struct sluice_measure *m,
+	const struct sluice_policy_state *state)
+{
 	uint64_t late_bytes =
 		(uint64_t)((unsigned __int128)state->dirty_bytes_per_s * m->sync_ns / NS_PER_S);
 
-	*ret_bytes = m->pages_dirty * PAGE_BYTES + late_bytes + m->device_bytes;
-	return turns_ns + time_for(*ret_bytes, state->placed_bytes_per_s);
+	return m->pages_dirty * PAGE_BYTES + late_bytes + conf->device_bytes;
 }
 
 /*
@@ -115,12 +143,18 @@ void sluice_policy_decide(const struct sluice_policy_conf *conf,
 	const struct sluice_measure *measure, struct sluice_policy_state *state,
 	struct sluice_decision_out *ret_decision)
 {
-	uint64_t left_bytes;
+	uint64_t left_bytes, left_ns, fixed;
 	bool below_limit;
 
 	update_rates(measure, state);
-	ret_decision->predicted_downtime_ns = predict(measure, state, &left_bytes);
-	below_limit = ret_decision->predicted_downtime_ns <= conf->downtime_limit_ns;
+	left_bytes = bytes_left(conf, measure, state);
+	left_ns = time_for(left_bytes, state->placed_bytes_per_s);
+	fixed = fixed_ns(conf, measure);
+	ret_decision->predicted_downtime_ns = fixed + left_ns;
+	/* Waiting shortens only what is left. A limit that the rest alone exceeds is not to be had:
+	   then a moment for what is left is the best there is. */
+	below_limit = fixed + left_ns <= conf->downtime_limit_ns ||
+		      (fixed + WORTH_NS > conf->downtime_limit_ns && left_ns <= WORTH_NS);
 	ret_decision->switch_over = below_limit && !go_on_for_less(state, left_bytes);
 	if (below_limit)
 		state->rounds_below_limit++;

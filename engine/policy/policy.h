@@ -21,12 +21,15 @@ struct sluice_measure {
 	uint64_t sync_ns; /* DIRTY_SYNC until dirty-sync-done, the last one */
 	uint64_t vmm_rtt_ns; /* the quickest of them: little more than the round trip */
 	uint64_t peer_rtt_ns; /* round trip of the peer link */
+	uint64_t record_ns; /* what the commit's records take at both ends, one after the other */
 	uint64_t elapsed_ns; /* since pages began to move */
-	uint64_t device_bytes; /* expected size of the device state; 0 when unknown */
+	uint32_t lanes; /* to be closed at the target before it is prepared */
 };
 
 struct sluice_policy_conf {
 	uint64_t downtime_limit_ns;
+	uint64_t vmm_switchover_ns; /* both VMMs: stop, save, load and resume, without waiting */
+	uint64_t device_bytes; /* expected size of the devices' state; 0 when unknown */
 	uint64_t sync_interval_ns; /* longest time between dirty syncs */
 	uint64_t throttle_after_ns;
 	uint64_t throttle_initial_percent;
@@ -36,7 +39,8 @@ struct sluice_policy_conf {
 
 /* What the policy remembers from one decision to the next. Zeroed before the first. */
 struct sluice_policy_state {
-	uint64_t placed_bytes_per_s; /* smoothed */
+	uint64_t placed_bytes, placed_ns; /* of lately, older ones fading: what the rate is of */
+	uint64_t placed_bytes_per_s;
 	uint64_t dirty_bytes_per_s; /* smoothed */
 	uint32_t throttle_percent;
 	uint32_t intervals;

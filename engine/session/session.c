@@ -7,47 +7,24 @@
 #include <string.h>
 
 #include "base/bits.h"
+#include "base/hex.h"
 
 json_t *sluice_hex(const uint8_t *bytes, size_t count)
 {
-	static const char digits[] = "0123456789abcdef";
 	char *text = malloc(2 * count + 1);
 	json_t *value;
 
 	if (text == NULL)
 		return NULL;
-	for (size_t i = 0; i < count; i++) {
-		text[2 * i] = digits[bytes[i] >> 4];
-		text[2 * i + 1] = digits[bytes[i] & 15];
-	}
+	sluice_hex_write(bytes, count, text);
 	value = json_stringn(text, 2 * count);
 	free(text);
 	return value;
 }
 
-static int digit(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	if (c >= 'a' && c <= 'f')
-		return c - 'a' + 10;
-	return -1;
-}
-
 int sluice_unhex(const char *text, uint8_t *bytes, size_t max)
 {
-	size_t len = strlen(text);
-
-	if (len % 2 != 0 || len / 2 > max)
-		return -EINVAL;
-	for (size_t i = 0; i < len / 2; i++) {
-		int high = digit(text[2 * i]), low = digit(text[2 * i + 1]);
-
-		if (high < 0 || low < 0)
-			return -EINVAL;
-		bytes[i] = (uint8_t)(high << 4 | low);
-	}
-	return (int)(len / 2);
+	return sluice_hex_read(text, strlen(text), bytes, max);
 }
 
 struct chunk_map {

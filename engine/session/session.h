@@ -22,6 +22,7 @@
 
 #include "engine/device/announce.h"
 #include "engine/peer/record.h"
+#include "engine/peer/ticket.h"
 #include "engine/policy/policy.h"
 
 struct sluice_bitmap_feed;
@@ -45,10 +46,15 @@ typedef void sluice_data_fn(void *ctx, uint64_t offset, uint64_t len_bytes);
 struct sluice_session_env {
 	void *ctx;
 	uint64_t (*now_ns)(void *ctx);
+	/* Secrets of the peer link as it is now, for tickets (see ticket.h). NULL: it has none. */
+	sluice_derive_fn *derive;
 	/* Hand a message to the peer link; steals it. Never calls back into the session: a link
 	   that fails is told later, by peer_lost(). */
 	void (*peer_send)(void *ctx, json_t *message);
-	/* Source, in doubt: connect to the peer again; ends in connected() or peer_lost(). */
+	/* Drop the peer link, or the attempt to make one. Nothing more is heard of it. */
+	void (*peer_disconnect)(void *ctx);
+	/* Source: connect to the peer again, instead of an attempt under way; ends in connected()
+	   or peer_lost(). */
 	void (*peer_reconnect)(void *ctx);
 	/* Tell the VMM (and whoever watches); steals @data. */
 	void (*vmm_event)(void *ctx, const char *name, json_t *data);
@@ -68,6 +74,13 @@ struct sluice_session_env {
 		void *ctx, const struct sluice_announce *announce, struct sluice_error *err);
 };
 
+/* Whether more than @span_ns have passed since. @since_ns may be later than @now_ns: a handler that
+   runs within a tick looks at the clock again, behind the tick's own look. */
+static inline bool sluice_has_passed(uint64_t now_ns, uint64_t since_ns, uint64_t span_ns)
+{
+	return now_ns > since_ns && now_ns - since_ns > span_ns;
+}
+
 struct sluice_session_conf {
 	char session[SLUICE_SESSION_ID_BYTES]; /* source: chosen. target: from the hello */
 	char instance[SLUICE_SESSION_ID_BYTES]; /* of this engine process */
@@ -77,12 +90,20 @@ struct sluice_session_conf {
 	const char *rail_address; /* target: what peers connect to */
 	struct sluice_crew *crew;
 	uint32_t lanes;
+	uint64_t staging_nodes; /* NUMA nodes for the outbox, see sluice_node_prefer() */
 	uint64_t memory_budget_bytes; /* bytes in flight, all lanes together */
 	uint64_t
 		max_bandwidth_bytes_per_s; /* source: of guest memory until it stops; 0: no limit */
 	uint64_t peer_timeout_ns; /* silence after which the peer link counts as lost */
 	uint64_t setup_timeout_ns;
+	uint64_t
+		record_ns; /* what a record of the commit takes on this host, measured; 0: nothing */
 	uint64_t switchover_timeout_ns; /* source: longest time a guest is stopped; 0: no bound */
+	uint64_t
+		lane_timeout_ns; /* bytes in flight and none placed for so long: the lane is lost */
+	uint32_t recover_retries; /* source: before a paused migration waits for an operator */
+	uint64_t recover_pause_ns; /* source: before the first of them; doubles */
+	uint64_t recover_timeout_ns; /* target: how long it waits for a source that vanished */
 	struct sluice_policy_conf policy;
 	struct sluice_outbox *outbox; /* source; made when the target says how many slots */
 	struct sluice_inbox *inbox; /* target */

@@ -52,8 +52,13 @@ void source_enter(struct sluice_source *s, enum source_state state)
 	const char *before = sluice_source_status(s);
 
 	SLUICE_ASSERT(!sluice_source_is_over(s));
+	if (state >= SOURCE_FAILED && source_guest_is_ours(s->state))
+		source_begin_farewell(s);
 	s->state = state;
 	if (sluice_source_is_over(s)) {
+		if (s->pause != PAUSE_NONE)
+			s->paused_ns += source_now(s) - s->pause_since_ns;
+		s->pause = PAUSE_NONE;
 		s->over_ns = source_now(s);
 		__atomic_store_n(&s->work.gate, 0, __ATOMIC_RELEASE);
 		sluice_lane_set_close_all(&s->lanes);
@@ -126,6 +131,9 @@ int sluice_source_create(const struct sluice_session_conf *conf,
 		sluice_align_down(conf->memory_budget_bytes / conf->lanes, SLUICE_PAGE_BYTES);
 	if (s->lanes.window_bytes < SLUICE_PAGE_BYTES)
 		s->lanes.window_bytes = SLUICE_PAGE_BYTES;
+	for (uint32_t lane = 0; lane < conf->lanes; lane++)
+		s->lanes.slots[lane].retry_ns = SLUICE_NEVER;
+	s->retry_ns = SLUICE_NEVER;
 	s->start_ns = source_now(s);
 	s->heard_ns = s->start_ns;
 	source_tell_status(s);
@@ -163,8 +171,10 @@ void sluice_source_tick(struct sluice_source *s)
 {
 	uint64_t now_ns = source_now(s);
 
-	if (sluice_source_is_over(s))
+	if (sluice_source_is_over(s)) {
+		source_step_farewell(s, now_ns);
 		return;
+	}
 	if (s->state == SOURCE_SETUP && now_ns > s->start_ns + s->conf.setup_timeout_ns) {
 		source_fail_text(s, -ETIMEDOUT,
 			"the target, its lanes or the VMM's first dirty "
@@ -174,15 +184,12 @@ void sluice_source_tick(struct sluice_source *s)
 	source_keep_alive(s, now_ns);
 	source_doubt_when_unanswered(s, now_ns);
 	source_read_mailboxes(s);
+	source_step_lanes(s, now_ns);
 	if (s->state == SOURCE_ACTIVE)
 		source_sync_when_due(s, now_ns);
 	source_finish_when_drained(s);
-	source_fail_when_lanes_are_gone(s, now_ns);
 	source_fail_when_stopped_too_long(s, now_ns);
-	if (s->state == SOURCE_DOUBT && !s->link_up && now_ns >= s->retry_ns) {
-		s->retry_ns = SLUICE_NEVER;
-		s->env.peer_reconnect(s->env.ctx);
-	}
+	source_retry_when_due(s, now_ns);
 	if (!sluice_source_is_over(s) && now_ns - s->progress_ns >= PROGRESS_NS) {
 		s->progress_ns = now_ns;
 		source_tell_progress(s, now_ns);
@@ -194,13 +201,13 @@ uint64_t sluice_source_deadline_ns(const struct sluice_source *s)
 	uint64_t at_ns = s->progress_ns + PROGRESS_NS;
 
 	if (sluice_source_is_over(s))
-		return SLUICE_NEVER;
+		return source_retry_deadline_ns(s);
 	if (source_next_sync_ns(s) < at_ns)
 		at_ns = source_next_sync_ns(s);
 	if (source_lanes_deadline_ns(s) < at_ns)
 		at_ns = source_lanes_deadline_ns(s);
-	if (s->state == SOURCE_DOUBT && s->retry_ns < at_ns)
-		at_ns = s->retry_ns;
+	if (source_retry_deadline_ns(s) < at_ns)
+		at_ns = source_retry_deadline_ns(s);
 	return at_ns;
 }
 

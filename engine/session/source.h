@@ -22,7 +22,11 @@ void sluice_source_destroy(struct sluice_source *source);
 /* What happened. */
 void sluice_source_connected(struct sluice_source *source);
 void sluice_source_peer_message(struct sluice_source *source, const json_t *message);
-void sluice_source_peer_lost(struct sluice_source *source, const char *why);
+/* It said what is no message; peer_lost() follows. */
+void sluice_source_peer_bad(struct sluice_source *source, const char *why);
+/* The link is gone, or the attempt to make one failed. @code: -errno; -ECONNREFUSED of an attempt
+   says that the host answers and nobody listens there. */
+void sluice_source_peer_lost(struct sluice_source *source, int code, const char *why);
 void sluice_source_vmm_lost(struct sluice_source *source);
 /* A device's reader ended: @code 0, or -errno of the read. */
 void sluice_source_device_read(struct sluice_source *source, uint32_t device, int code);
@@ -39,6 +43,11 @@ int sluice_source_device_add(
 	struct sluice_source *source, const char *device, int fd, struct sluice_error *err);
 int sluice_source_continue(
 	struct sluice_source *source, const char *state, struct sluice_error *err);
+/* Stop lanes and peer link until sluice_source_recover(). */
+int sluice_source_pause(struct sluice_source *source, struct sluice_error *err);
+/* Connect again at once, with all retries anew. @elsewhere: the peer has another address now, so a
+   link that stands is given up too. */
+int sluice_source_recover(struct sluice_source *source, bool elsewhere, struct sluice_error *err);
 int sluice_source_cancel(struct sluice_source *source, struct sluice_error *err);
 /* The operator decides a session in doubt. */
 int sluice_source_resolve(

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * source_internal.h: what the files of a source share: source.c (states, time), source_link.c (the
- * peer link), source_setup.c (from hello to the first page), source_lanes.c (lanes lost and
- * fenced), source_sync.c (dirty syncs, the policy), source_switchover.c (from the stopped guest to
+ * peer link), source_pause.c (paused, resumed, given up), source_setup.c (from hello to the first
+ * page), source_lanes.c (lanes lost, fenced, opened again), source_sync.c (dirty syncs, the policy), source_switchover.c (from the stopped guest to
  * the decision), source_report.c (what it tells).
  */
 #ifndef SLUICE_ENGINE_SOURCE_INTERNAL_H
 #define SLUICE_ENGINE_SOURCE_INTERNAL_H
 
+#include "base/clock.h"
 #include "engine/device/outbox.h"
 #include "engine/lane/lane_set.h"
 #include "engine/lane/ledger.h"
@@ -25,7 +26,8 @@
  * COMMIT   our VMM gave the guest away and the decision is on record; commit sent
  * DOUBT    as COMMIT, but the peer link was lost before it said committed
  *
- * Up to ASK the guest is ours: any failure ends in FAILED or CANCELLED and it runs on here.
+ * Up to ASK the guest is ours: any failure ends in FAILED or CANCELLED and it runs on here. From
+ * the welcome until ASK a session may be paused besides, see enum source_pause.
  */
 enum source_state {
 	SOURCE_SETUP,
@@ -41,7 +43,17 @@ enum source_state {
 	SOURCE_CANCELLED,
 };
 
+/* What a session waits for that is not going on. Its status is "paused" then, whatever its state. */
+enum source_pause {
+	PAUSE_NONE,
+	PAUSE_LANES, /* no lane stands; the peer link does */
+	PAUSE_LINK, /* the peer link is lost, and with it every lane */
+	PAUSE_OPERATOR, /* migrate-pause; only migrate-recover ends it */
+};
+
 #define SLUICE_DEVICE_NAME_BYTES 64
+/* The longest that one attempt to connect may take; then another one is likelier to succeed. */
+#define SOURCE_CONNECT_NS (2 * SLUICE_NS_PER_S)
 
 struct sluice_source {
 	struct sluice_session_conf conf;
@@ -75,10 +87,23 @@ struct sluice_source {
 	uint64_t lanes_gone_ns; /* when the last lane was lost; 0: not yet */
 	int last_lane_status;
 
-	/* The peer link. */
-	bool link_up;
+	/* The peer link. Between `resume` and `resumed` it is up and nothing else may be said. */
+	bool link_up, hello_said, resuming;
 	uint64_t heard_ns, pinged_ns, ping_n, peer_rtt_ns;
-	uint64_t retry_ns, retry_pause_ns;
+	uint64_t peer_record_ns; /* what the target's record of the commit takes, as it said */
+	char rail_address[SLUICE_ADDRESS_MAX]; /* from the welcome: where lanes connect */
+	char peer_instance[SLUICE_SESSION_ID_BYTES]; /* from the welcome: who may resume */
+	uint32_t attempt; /* counts connections made to resume */
+	uint64_t attempt_ns; /* when the connection under way was started; 0: none is */
+	uint64_t retry_ns, retry_pause_ns; /* when to connect again, and the wait after that */
+	uint32_t retries, refusals; /* since it last stood; in a row: nobody listened */
+
+	enum source_pause pause;
+	char pause_reason[256];
+	uint64_t pauses, pause_since_ns, paused_ns; /* paused_ns: pauses that are over */
+	bool gave; /* ASK: the VMM gave the guest away while the link was down */
+	bool peer_ended; /* the target said that it ended the session */
+	bool farewell; /* over here, and the target has still to hear of it */
 
 	/* Moments, on the env's clock; 0: not yet. */
 	uint64_t start_ns, active_ns, ready_ns, stopped_ns, commit_ns, over_ns, progress_ns;
@@ -98,19 +123,50 @@ static inline uint64_t source_now(const struct sluice_source *s)
 	return s->env.now_ns(s->env.ctx);
 }
 
-/* source_link.c */
-void source_send(struct sluice_source *s, json_t *message); /* steals; nothing without a link */
+/* source_link.c. Sending steals the message; without a link it is dropped. */
+void source_send(struct sluice_source *s, json_t *message); /* dropped also while resuming */
+void source_send_now(struct sluice_source *s, json_t *message);
 void source_send_abort(struct sluice_source *s, const char *reason);
+bool source_link_usable(const struct sluice_source *s);
 void source_keep_alive(struct sluice_source *s, uint64_t now_ns);
+bool source_peer_lives(const struct sluice_source *s, uint64_t now_ns); /* heard of it lately */
+
+/* source_pause.c */
+void source_set_pause(struct sluice_source *s, enum source_pause pause, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+bool source_is_held(const struct sluice_source *s); /* no decision may be made now */
+/* The next wait of an attempt that failed again: from the first one up, to a bound. */
+uint64_t source_longer_pause_ns(const struct sluice_source *s, uint64_t pause_ns);
+void source_pause_for_link(struct sluice_source *s, int code, bool was_up, const char *why);
+void source_reset_retries(struct sluice_source *s);
+bool source_schedule_retry(struct sluice_source *s); /* false: no more without an operator */
+void source_say_resume(struct sluice_source *s);
+void source_on_resumed(struct sluice_source *s, const json_t *message);
+void source_retry_when_due(struct sluice_source *s, uint64_t now_ns);
+uint64_t source_retry_deadline_ns(const struct sluice_source *s);
+void source_begin_farewell(struct sluice_source *s);
+void source_end_farewell(struct sluice_source *s, const char *type);
+void source_farewell_lost(struct sluice_source *s, int code);
+void source_step_farewell(struct sluice_source *s, uint64_t now_ns);
+void source_pause_json(const struct sluice_source *s, json_t *reply);
 
 /* source_lanes.c */
+int source_open_lane(struct sluice_source *s, uint32_t lane, const char *ticket,
+	uint64_t deadline_ns, struct sluice_error *err);
 void source_on_fenced(struct sluice_source *s, const json_t *message);
+void source_on_lane_ticket(struct sluice_source *s, const json_t *message);
 void source_read_mailboxes(struct sluice_source *s);
-void source_fail_when_lanes_are_gone(struct sluice_source *s, uint64_t now_ns);
+void source_lose_lanes(struct sluice_source *s);
+void source_reclaim_lanes(
+	struct sluice_source *s); /* all are fenced: close them, open them again */
+void source_step_lanes(struct sluice_source *s, uint64_t now_ns);
 uint64_t source_lanes_deadline_ns(const struct sluice_source *s);
 
 /* source_switchover.c */
 void source_finish_when_drained(struct sluice_source *s);
+void source_say_device(struct sluice_source *s, uint32_t device);
+void source_say_finish(struct sluice_source *s);
+void source_commit_if_given(struct sluice_source *s);
 void source_on_prepared(struct sluice_source *s, const json_t *message);
 void source_on_committed(struct sluice_source *s, const json_t *message);
 void source_on_decision(struct sluice_source *s, const json_t *message);
@@ -123,6 +179,7 @@ void source_ask_sync(struct sluice_source *s);
 uint64_t source_bytes_left(const struct sluice_source *s); /* dirty, or not placed yet */
 void source_activate_when_ready(struct sluice_source *s);
 void source_sync_when_due(struct sluice_source *s, uint64_t now_ns);
+void source_interval_anew(struct sluice_source *s); /* after a pause: measure from here */
 uint64_t source_next_sync_ns(const struct sluice_source *s); /* when it is due, or never */
 
 /* source_setup.c */

@@ -10,14 +10,14 @@
 #include "base/clock.h"
 #include "engine/session/source_internal.h"
 
-#define RETRY_NS          (200 * SLUICE_NS_PER_MS)
-#define RETRY_MAX_NS      (5 * SLUICE_NS_PER_S)
 #define PINGS_PER_TIMEOUT 4
 #define ROUND_TRIP_NS     (100 * SLUICE_NS_PER_MS) /* between two measurements of it */
 
 #define IN(state) (1u << SOURCE_##state)
+#define OURS \
+	(IN(SETUP) | IN(ACTIVE) | IN(READY) | IN(DRAIN) | IN(PREPARE) | IN(ASK)) /* the guest */
 
-void source_send(struct sluice_source *s, json_t *message)
+void source_send_now(struct sluice_source *s, json_t *message)
 {
 	if (s->link_up)
 		s->env.peer_send(s->env.ctx, message);
@@ -25,45 +25,87 @@ void source_send(struct sluice_source *s, json_t *message)
 		json_decref(message);
 }
 
+bool source_link_usable(const struct sluice_source *s)
+{
+	return s->link_up && !s->resuming;
+}
+
+void source_send(struct sluice_source *s, json_t *message)
+{
+	if (source_link_usable(s))
+		s->env.peer_send(s->env.ctx, message);
+	else
+		json_decref(message);
+}
+
 void source_send_abort(struct sluice_source *s, const char *reason)
 {
-	source_send(s, json_pack("{s:s, s:s}", "type", "abort", "reason", reason));
+	source_send_now(s, json_pack("{s:s, s:s}", "type", "abort", "reason", reason));
+}
+
+static void ask_decision(struct sluice_source *s, const char *decision)
+{
+	source_send_now(s, json_pack("{s:s, s:s, s:s}", "type", "resolve", "session",
+				   s->conf.session, "decision", decision));
 }
 
 void sluice_source_connected(struct sluice_source *s)
 {
 	s->link_up = true;
+	s->attempt_ns = 0;
+	s->refusals = 0;
 	s->heard_ns = source_now(s);
-	if (s->state == SOURCE_DOUBT) {
-		source_send(s, json_pack("{s:s, s:s, s:s}", "type", "resolve", "session",
-				       s->conf.session, "decision", "committed"));
-	} else if (s->state == SOURCE_SETUP) {
+	if (sluice_source_is_over(s)) {
+		if (s->farewell)
+			ask_decision(s, "undecided");
+		else
+			s->env.peer_disconnect(s->env.ctx);
+	} else if (s->state == SOURCE_DOUBT) {
+		ask_decision(s, "committed");
+	} else if (s->pause != PAUSE_NONE) {
+		source_say_resume(s);
+	} else if (s->state == SOURCE_SETUP && !s->hello_said) {
 		source_say_hello(s);
 		source_ask_sync(s);
 	}
 }
 
-void sluice_source_peer_lost(struct sluice_source *s, const char *why)
+void sluice_source_peer_bad(struct sluice_source *s, const char *why)
 {
-	bool was_up = s->link_up;
+	if (source_guest_is_ours(s->state))
+		source_fail_text(s, -EPROTO, "the target broke the protocol: %s", why);
+}
 
-	s->link_up = false;
-	if (sluice_source_is_over(s))
-		return;
-	if (source_guest_is_ours(s->state)) {
+/* Before the welcome nothing has been shared that could be resumed. */
+static void lost_while_ours(struct sluice_source *s, int code, bool was_up, const char *why)
+{
+	if (s->conf.outbox != NULL)
+		source_pause_for_link(s, code, was_up, why);
+	else
 		source_fail_text(s, -ECONNRESET,
 			was_up ? "the peer link was lost: %s"
 			       : "the target's engine cannot be reached: %s",
 			why);
-		return;
+}
+
+void sluice_source_peer_lost(struct sluice_source *s, int code, const char *why)
+{
+	bool was_up = s->link_up && !s->resuming;
+
+	s->link_up = false;
+	s->resuming = false;
+	s->attempt_ns = 0;
+	if (sluice_source_is_over(s)) {
+		source_farewell_lost(s, code);
+	} else if (source_guest_is_ours(s->state)) {
+		lost_while_ours(s, code, was_up, why);
+	} else {
+		if (s->state == SOURCE_COMMIT) {
+			source_reset_retries(s);
+			source_enter(s, SOURCE_DOUBT);
+		}
+		source_schedule_retry(s);
 	}
-	if (s->state == SOURCE_COMMIT) {
-		s->retry_pause_ns = RETRY_NS;
-		source_enter(s, SOURCE_DOUBT);
-	}
-	s->retry_ns = source_now(s) + s->retry_pause_ns;
-	s->retry_pause_ns =
-		s->retry_pause_ns * 2 < RETRY_MAX_NS ? s->retry_pause_ns * 2 : RETRY_MAX_NS;
 }
 
 void sluice_source_vmm_lost(struct sluice_source *s)
@@ -74,7 +116,9 @@ void sluice_source_vmm_lost(struct sluice_source *s)
 
 static void on_refuse(struct sluice_source *s, const json_t *message)
 {
-	source_fail_text(s, -ECONNREFUSED, "the target refused: %s",
+	s->peer_ended = true;
+	source_fail_text(s, -ECONNREFUSED,
+		s->resuming ? "the target cannot resume: %s" : "the target refused: %s",
 		json_string_value(json_object_get(message, "error")));
 }
 
@@ -95,7 +139,8 @@ static void on_credit(struct sluice_source *s, const json_t *message)
 
 static void on_ping(struct sluice_source *s, const json_t *message)
 {
-	source_send(s, json_pack("{s:s, s:O}", "type", "pong", "n", json_object_get(message, "n")));
+	source_send_now(
+		s, json_pack("{s:s, s:O}", "type", "pong", "n", json_object_get(message, "n")));
 }
 
 static void on_pong(struct sluice_source *s, const json_t *message)
@@ -110,27 +155,32 @@ void sluice_source_peer_message(struct sluice_source *s, const json_t *message)
 		const char *type;
 		uint32_t states;
 		void (*handle)(struct sluice_source *s, const json_t *message);
+		bool resuming; /* also between resume and resumed */
 	} table[] = {
 		{"welcome", IN(SETUP), source_on_welcome},
-		{"refuse", IN(SETUP), on_refuse},
-		{"fenced", IN(ACTIVE) | IN(READY) | IN(DRAIN), source_on_fenced},
+		{"refuse", OURS, on_refuse, true},
+		{"resumed", OURS, source_on_resumed, true},
+		{"fenced", IN(SETUP) | IN(ACTIVE) | IN(READY) | IN(DRAIN), source_on_fenced},
+		{"lane-ticket", OURS, source_on_lane_ticket},
 		{"credit", IN(ACTIVE) | IN(READY) | IN(DRAIN), on_credit},
 		{"prepared", IN(PREPARE), source_on_prepared},
 		{"committed", IN(COMMIT) | IN(DOUBT), source_on_committed},
 		{"decision", IN(COMMIT) | IN(DOUBT), source_on_decision},
-		{"abort", UINT32_MAX, source_on_abort},
-		{"ping", UINT32_MAX, on_ping},
-		{"pong", UINT32_MAX, on_pong},
+		{"abort", UINT32_MAX, source_on_abort, true},
+		{"ping", UINT32_MAX, on_ping, true},
+		{"pong", UINT32_MAX, on_pong, true},
 	};
 	const char *type = json_string_value(json_object_get(message, "type"));
 
 	s->heard_ns = source_now(s);
-	if (sluice_source_is_over(s))
+	if (sluice_source_is_over(s)) {
+		source_end_farewell(s, type);
 		return;
+	}
 	for (size_t i = 0; i < SLUICE_ARRAY_LEN(table); i++) {
 		if (strcmp(type, table[i].type) != 0)
 			continue;
-		if (table[i].states & (1u << s->state)) {
+		if ((table[i].states & (1u << s->state)) && (!s->resuming || table[i].resuming)) {
 			table[i].handle(s, message);
 			return;
 		}
@@ -149,20 +199,31 @@ static uint64_t ping_gap_ns(const struct sluice_source *s)
 {
 	uint64_t gap_ns = s->conf.peer_timeout_ns / PINGS_PER_TIMEOUT;
 
-	return s->state == SOURCE_ACTIVE && gap_ns > ROUND_TRIP_NS ? ROUND_TRIP_NS : gap_ns;
+	return s->state <= SOURCE_DRAIN && gap_ns > ROUND_TRIP_NS ? ROUND_TRIP_NS : gap_ns;
+}
+
+bool source_peer_lives(const struct sluice_source *s, uint64_t now_ns)
+{
+	return s->link_up && !sluice_has_passed(now_ns, s->heard_ns, 2 * ping_gap_ns(s));
 }
 
 void source_keep_alive(struct sluice_source *s, uint64_t now_ns)
 {
-	if (!s->link_up)
-		return;
-	if (now_ns - s->heard_ns > s->conf.peer_timeout_ns) {
-		sluice_source_peer_lost(s, "the peer is silent");
+	if (s->attempt_ns != 0 && sluice_has_passed(now_ns, s->attempt_ns, SOURCE_CONNECT_NS)) {
+		s->env.peer_disconnect(s->env.ctx);
+		sluice_source_peer_lost(s, -ETIMEDOUT, "no answer");
 		return;
 	}
-	if (now_ns - s->pinged_ns > ping_gap_ns(s)) {
+	if (!s->link_up)
+		return;
+	if (sluice_has_passed(now_ns, s->heard_ns, s->conf.peer_timeout_ns)) {
+		s->env.peer_disconnect(s->env.ctx);
+		sluice_source_peer_lost(s, -ETIMEDOUT, "the peer is silent");
+		return;
+	}
+	if (!sluice_source_is_over(s) && sluice_has_passed(now_ns, s->pinged_ns, ping_gap_ns(s))) {
 		s->pinged_ns = now_ns;
-		source_send(
+		source_send_now(
 			s, json_pack("{s:s, s:I}", "type", "ping", "n", (json_int_t)++s->ping_n));
 	}
 }

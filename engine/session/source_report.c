@@ -20,7 +20,9 @@ const char *sluice_source_status(const struct sluice_source *source)
 		[SOURCE_CANCELLED] = "cancelled",
 	};
 
-	return names[source->state];
+	return source->pause != PAUSE_NONE && source_guest_is_ours(source->state)
+		       ? "paused"
+		       : names[source->state];
 }
 
 void source_tell_status(struct sluice_source *s)
@@ -30,6 +32,8 @@ void source_tell_status(struct sluice_source *s)
 
 	if (s->state == SOURCE_FAILED)
 		json_object_set_new(data, "error-desc", json_string(s->error.text));
+	if (s->pause != PAUSE_NONE)
+		json_object_set_new(data, "reason", json_string(s->pause_reason));
 	s->env.vmm_event(s->env.ctx, "MIGRATION", data);
 }
 
@@ -84,6 +88,8 @@ json_t *sluice_source_query(const struct sluice_source *s)
 		s->conf.session, "total-time", ms(elapsed_ns(s)), "ram", ram(s, &sum),
 		"cpu-throttle-percentage", (json_int_t)s->throttle_told);
 	add_downtimes(s, reply);
+	json_object_set_new(reply, "bytes-resent", json_integer((json_int_t)sum.bytes_resent));
+	source_pause_json(s, reply);
 	if (s->state == SOURCE_COMPLETED && s->stopped_ns != 0) {
 		json_object_set_new(reply, "downtime", json_integer(ms(s->over_ns - s->ready_ns)));
 		json_object_set_new(reply, "downtime-us",

@@ -4,16 +4,20 @@
  * which pages are dirty at the start. Control thread.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/bits.h"
+#include "base/clock.h"
+#include "engine/placement/node_memory.h"
 #include "engine/session/source_internal.h"
 
 void source_say_hello(struct sluice_source *s)
 {
 	json_t *regions = json_array();
 
+	s->hello_said = true;
 	for (uint32_t i = 0; i < s->conf.region_count; i++) {
 		const struct sluice_session_region *r = &s->conf.regions[i];
 
@@ -99,13 +103,16 @@ static int make_outbox(struct sluice_source *s, const json_t *message)
 {
 	uint32_t slots = (uint32_t)json_integer_value(json_object_get(message, "slots"));
 	uint32_t slot_bytes = (uint32_t)json_integer_value(json_object_get(message, "slot-bytes"));
+	struct sluice_node_policy policy;
 	struct sluice_span span;
 	int r;
 
 	if (!sluice_is_aligned(slot_bytes, SLUICE_PAGE_BYTES))
 		return sluice_fail_scope(&s->error, SLUICE_SCOPE_SESSION, -EPROTO, "welcome",
 			"the peer's slots of %u bytes are not a multiple of 4096", slot_bytes);
+	sluice_node_prefer(s->conf.staging_nodes, &policy);
 	r = sluice_outbox_create(slots, slot_bytes, &s->conf.outbox);
+	sluice_node_restore(&policy);
 	if (r < 0)
 		return sluice_fail(&s->error, r, "welcome", "out of memory for %u slots", slots);
 	if (s->lanes.limits.caps & SLUICE_CAP_REGISTERS_MEMORY) {
@@ -144,16 +151,12 @@ static int open_lanes(struct sluice_source *s, const json_t *message)
 		return sluice_fail_scope(&s->error, SLUICE_SCOPE_SESSION, -EPROTO, "welcome",
 			"the peer sent %zu tickets for %u lanes", json_array_size(tickets),
 			s->conf.lanes);
+	snprintf(s->rail_address, sizeof(s->rail_address), "%s", text_of(message, "address"));
+	snprintf(s->peer_instance, sizeof(s->peer_instance), "%s", text_of(message, "instance"));
 	for (uint32_t lane = 0; lane < s->conf.lanes; lane++) {
-		struct sluice_ticket ticket;
-		int r;
+		const char *ticket = json_string_value(json_array_get(tickets, lane));
+		int r = source_open_lane(s, lane, ticket, deadline_ns, &s->error);
 
-		if (sluice_unhex(json_string_value(json_array_get(tickets, lane)), ticket.secret,
-			    sizeof(ticket.secret)) != SLUICE_TICKET_BYTES)
-			return sluice_fail_scope(&s->error, SLUICE_SCOPE_SESSION, -EPROTO,
-				"welcome", "the peer sent a ticket that is not hexadecimal");
-		r = sluice_lane_set_open(&s->lanes, lane, &ticket, text_of(message, "address"),
-			deadline_ns, &s->error);
 		if (r < 0)
 			return r;
 	}
@@ -174,6 +177,8 @@ void source_on_welcome(struct sluice_source *s, const json_t *message)
 			"the peer speaks protocol %d, this engine %d; use engines of the same "
 			"version",
 			protocol, SLUICE_PROTOCOL_VERSION);
+	s->peer_record_ns = SLUICE_NS_PER_US *
+			    (uint64_t)json_integer_value(json_object_get(message, "record-us"));
 	if (r == 0)
 		r = import_regions(s, message);
 	if (r == 0)

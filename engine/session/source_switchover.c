@@ -30,6 +30,12 @@ static int check_device(struct sluice_source *s, const char *device, struct slui
 	return 0;
 }
 
+/* A target that has lost the link hears it when it is back: see source_on_resumed(). */
+void source_say_device(struct sluice_source *s, uint32_t device)
+{
+	source_send(s, json_pack("{s:s, s:s}", "type", "device", "device", s->devices[device]));
+}
+
 int sluice_source_device_add(
 	struct sluice_source *s, const char *device, int fd, struct sluice_error *err)
 {
@@ -43,7 +49,7 @@ int sluice_source_device_add(
 	snprintf(s->devices[index], sizeof(s->devices[index]), "%s", device);
 	s->device_count++;
 	s->devices_reading++;
-	source_send(s, json_pack("{s:s, s:s}", "type", "device", "device", device));
+	source_say_device(s, index);
 	r = s->env.device_start(s->env.ctx, index, fd, err);
 	if (r < 0)
 		source_fail_text(s, r, "device \"%s\" cannot be read", device);
@@ -61,9 +67,16 @@ void sluice_source_device_read(struct sluice_source *s, uint32_t device, int cod
 		sluice_source_tick(s);
 }
 
+void source_say_finish(struct sluice_source *s)
+{
+	source_send(s,
+		json_pack("{s:s, s:I}", "type", "finish", "devices", (json_int_t)s->device_count));
+}
+
 void source_finish_when_drained(struct sluice_source *s)
 {
-	if (s->state != SOURCE_DRAIN || !s->final_sync_done || s->devices_reading > 0 ||
+	if (s->state != SOURCE_DRAIN || !source_link_usable(s) || !s->final_sync_done ||
+		s->devices_reading > 0 ||
 		__atomic_load_n(&s->conf.outbox->unaccepted, __ATOMIC_SEQ_CST) > 0 ||
 		sluice_lane_set_standing(&s->lanes, SLUICE_LANE_FENCING) > 0 ||
 		!sluice_ledger_is_drained(s->ledger))
@@ -102,11 +115,16 @@ static int commit(struct sluice_source *s, struct sluice_error *err)
 	}
 	s->commit_ns = source_now(s);
 	source_enter(s, SOURCE_COMMIT);
-	if (s->link_up)
-		source_send(s, json_pack("{s:s}", "type", "commit"));
-	else
-		sluice_source_peer_lost(s, "the peer link was lost before the commit");
+	source_send(s, json_pack("{s:s}", "type", "commit"));
 	return 0;
+}
+
+void source_commit_if_given(struct sluice_source *s)
+{
+	struct sluice_error err = {0};
+
+	if (s->state == SOURCE_ASK && s->gave)
+		commit(s, &err); /* a failure is told by the session's end */
 }
 
 int sluice_source_continue(struct sluice_source *s, const char *state, struct sluice_error *err)
@@ -119,8 +137,12 @@ int sluice_source_continue(struct sluice_source *s, const char *state, struct sl
 		source_ask_sync(s);
 		return 0;
 	}
-	if (s->state == SOURCE_ASK && strcmp(state, "commit") == 0)
-		return commit(s, err);
+	if (s->state == SOURCE_ASK && strcmp(state, "commit") == 0) {
+		/* A commit that the target cannot hear would put the guest in doubt: it waits for the
+		   link, and until it is on record the guest can still come back. */
+		s->gave = true;
+		return source_link_usable(s) ? commit(s, err) : 0;
+	}
 	return sluice_fail(err, -EINVAL, "migrate-continue",
 		"the migration is \"%s\" and does not wait for \"%s\"", sluice_source_status(s),
 		state);
@@ -151,6 +173,7 @@ void source_on_abort(struct sluice_source *s, const json_t *message)
 {
 	if (!source_guest_is_ours(s->state))
 		return; /* it crossed our commit; the answer to that decides */
+	s->peer_ended = true;
 	source_fail_text(s, -ECANCELED, "the target gave up: %s",
 		json_string_value(json_object_get(message, "reason")));
 }
@@ -174,8 +197,9 @@ int sluice_source_resolve(
 /* A target that lives and says nothing about the commit is asked again, on a new link. */
 void source_doubt_when_unanswered(struct sluice_source *s, uint64_t now_ns)
 {
-	if (s->state == SOURCE_COMMIT && now_ns - s->commit_ns > s->conf.peer_timeout_ns)
-		sluice_source_peer_lost(s, "the peer does not answer the commit");
+	if (s->state == SOURCE_COMMIT &&
+		sluice_has_passed(now_ns, s->commit_ns, s->conf.peer_timeout_ns))
+		sluice_source_peer_lost(s, -ETIMEDOUT, "the peer does not answer the commit");
 }
 
 /* Whoever it is that does not go on, the guest has waited long enough. */
@@ -183,8 +207,16 @@ void source_fail_when_stopped_too_long(struct sluice_source *s, uint64_t now_ns)
 {
 	if (s->conf.switchover_timeout_ns == 0 || s->stopped_ns == 0 ||
 		!source_guest_is_ours(s->state) ||
-		now_ns - s->stopped_ns <= s->conf.switchover_timeout_ns)
+		!sluice_has_passed(now_ns, s->stopped_ns, s->conf.switchover_timeout_ns))
 		return;
+	if (s->pause != PAUSE_NONE) {
+		source_fail_text(s, -ETIMEDOUT,
+			"with the guest stopped the migration was paused, and switchover-timeout "
+			"is "
+			"over: %s",
+			s->pause_reason);
+		return;
+	}
 	source_fail_text(s, -ETIMEDOUT,
 		s->state == SOURCE_DRAIN
 			? "the rest of the guest took longer than switchover-timeout to move"

@@ -12,7 +12,8 @@
 #include "engine/lane/crew.h"
 #include "engine/session/source_internal.h"
 
-#define SYNC_GAP_NS (2 * SLUICE_NS_PER_MS) /* shortest time between two dirty syncs */
+#define SYNC_GAP_NS  (2 * SLUICE_NS_PER_MS) /* shortest time between two dirty syncs */
+#define HELD_SYNC_NS SLUICE_NS_PER_S /* between two while nothing moves */
 
 void source_ask_sync(struct sluice_source *s)
 {
@@ -72,9 +73,29 @@ static void activate(struct sluice_source *s)
 
 void source_activate_when_ready(struct sluice_source *s)
 {
+	/* A lane that was lost already is opened again later; one that may still come is waited for. */
 	if (s->state == SOURCE_SETUP && s->sync_id == 1 && !s->sync_outstanding &&
-		sluice_lane_set_standing(&s->lanes, SLUICE_LANE_ACTIVE) == s->conf.lanes)
+		source_link_usable(s) &&
+		sluice_lane_set_standing(&s->lanes, SLUICE_LANE_ACTIVE) > 0 &&
+		sluice_lane_set_standing(&s->lanes, SLUICE_LANE_CONNECTING) == 0)
 		activate(s);
+}
+
+/* While nothing moves there is nothing to decide; but what becomes dirty is collected. */
+static void hold(struct sluice_source *s)
+{
+	uint64_t now_ns = source_now(s);
+
+	start_interval(s, now_ns);
+	s->next_sync_ns = now_ns + HELD_SYNC_NS;
+}
+
+void source_interval_anew(struct sluice_source *s)
+{
+	uint64_t now_ns = source_now(s);
+
+	start_interval(s, now_ns);
+	s->next_sync_ns = now_ns + s->conf.policy.sync_interval_ns;
 }
 
 static void decide(struct sluice_source *s, uint64_t pages_dirtied)
@@ -91,7 +112,9 @@ static void decide(struct sluice_source *s, uint64_t pages_dirtied)
 		.sync_ns = s->sync_took_ns,
 		.vmm_rtt_ns = s->sync_min_ns,
 		.peer_rtt_ns = s->peer_rtt_ns,
+		.record_ns = s->conf.record_ns + s->peer_record_ns,
 		.elapsed_ns = now_ns - s->active_ns,
+		.lanes = s->conf.lanes,
 	};
 	struct sluice_decision_out decision;
 
@@ -132,7 +155,10 @@ int sluice_source_dirty_sync_done(struct sluice_source *s, uint64_t id, struct s
 		source_activate_when_ready(s);
 		break;
 	case SOURCE_ACTIVE:
-		decide(s, pages);
+		if (source_is_held(s))
+			hold(s);
+		else
+			decide(s, pages);
 		break;
 	case SOURCE_DRAIN:
 		s->final_sync_done = true;

@@ -26,6 +26,8 @@ bool sluice_target_is_prepared(const struct sluice_target *t)
 
 const char *sluice_target_status(const struct sluice_target *t)
 {
+	if (target_is_paused(t))
+		return "paused";
 	switch (t->state) {
 	case TARGET_RECEIVE:
 		return "active";
@@ -58,6 +60,8 @@ void target_tell_status(struct sluice_target *t)
 
 	if (t->state == TARGET_FAILED)
 		json_object_set_new(data, "error-desc", json_string(t->error.text));
+	if (target_is_paused(t))
+		json_object_set_new(data, "reason", json_string(t->link_reason));
 	t->env.vmm_event(t->env.ctx, "MIGRATION", data);
 }
 
@@ -112,6 +116,8 @@ int sluice_target_create(const struct sluice_session_conf *conf,
 	t->env = *env;
 	snprintf(t->conf.session, sizeof(t->conf.session), "%s",
 		json_string_value(json_object_get(hello, "session")));
+	snprintf(t->peer_instance, sizeof(t->peer_instance), "%s",
+		json_string_value(json_object_get(hello, "instance")));
 	t->work.wake = conf->wake;
 	t->work.wake_ctx = conf->wake_ctx;
 	t->lanes.transport = conf->transport;
@@ -163,10 +169,13 @@ void sluice_target_tick(struct sluice_target *t)
 	target_read_mailboxes(t);
 	if (!sluice_target_is_over(t))
 		target_keep_alive(t, now_ns);
+	target_give_up_waiting(t, now_ns);
 }
 
 uint64_t sluice_target_deadline_ns(const struct sluice_target *t)
 {
+	if (target_is_paused(t))
+		return t->lost_ns + t->conf.recover_timeout_ns + 1;
 	if (sluice_target_is_over(t) || !t->link_up)
 		return SLUICE_NEVER;
 	return t->pinged_ns + target_ping_gap_ns(t);
@@ -181,5 +190,6 @@ json_t *sluice_target_query(const struct sluice_target *t)
 
 	if (t->state == TARGET_FAILED)
 		json_object_set_new(reply, "error-desc", json_string(t->error.text));
+	target_pause_json(t, reply);
 	return reply;
 }

@@ -22,8 +22,16 @@ int sluice_target_create(const struct sluice_session_conf *conf,
 void sluice_target_destroy(struct sluice_target *target); /* NULL is allowed */
 
 void sluice_target_peer_message(struct sluice_target *target, const json_t *message);
+/* It said what is no message; peer_lost() follows. */
+void sluice_target_peer_bad(struct sluice_target *target, const char *why);
 void sluice_target_peer_lost(struct sluice_target *target, const char *why);
-/* The source (or its successor) connected again and asks about this session. */
+/* Whether a connection that begins with `resume` is this session's source come back; *err says why
+   it is not. Then peer_back() and peer_message(). */
+int sluice_target_check_resume(
+	const struct sluice_target *target, const json_t *message, struct sluice_error *err);
+/* The source says hello with another session: it has given up the one that is paused here. */
+void sluice_target_superseded(struct sluice_target *target, const json_t *hello);
+/* The source (or its successor) connected again and speaks of this session. */
 void sluice_target_peer_back(struct sluice_target *target);
 void sluice_target_vmm_lost(struct sluice_target *target);
 void sluice_target_tick(struct sluice_target *target);

@@ -59,7 +59,8 @@ int sluice_target_device_add(
 
 void target_prepare_when_loaded(struct sluice_target *t)
 {
-	if (t->state != TARGET_LOAD)
+	/* Prepared, it would wait for a word: that the source is there to say it is known first. */
+	if (t->state != TARGET_LOAD || !t->link_up)
 		return;
 	for (uint32_t i = 0; i < t->device_count; i++)
 		if (!t->devices[i].written || !t->devices[i].loaded)
@@ -103,6 +104,7 @@ void sluice_target_device_written(struct sluice_target *t, uint32_t device, int 
 void sluice_target_segment_loaded(struct sluice_target *t, uint32_t slot)
 {
 	t->held_from[slot] = 0;
+	t->credits[slot]++;
 	if (t->state < TARGET_PREPARED)
 		target_send(
 			t, json_pack("{s:s, s:[I]}", "type", "credit", "slots", (json_int_t)slot));

@@ -15,10 +15,12 @@
  * The states of a target, in the order of a session that goes well.
  *
  * RECEIVE  welcome sent; lanes land pages; devices are opened and loaded
- * LOAD     the source has finished: waits until each device is accepted by its VMM
+ * LOAD     the source has finished: waits until each device is accepted by its VMM and the peer
+ *          link is there to hear of it
  * PREPARED every lane is closed; waits for the decision. Without the peer link: in doubt
  *
- * Up to LOAD any failure burns the session. In PREPARED only the source's word, its successor's
+ * Up to LOAD any failure burns the session; a lost peer link is none for recover-timeout ("paused"):
+ * the source may come back with `resume`. In PREPARED only the source's word, its successor's
  * question, or the operator ends it.
  */
 enum target_state {
@@ -48,7 +50,13 @@ struct sluice_target {
 	struct target_device devices[SLUICE_DEVICES_MAX];
 	uint32_t device_count;
 	uint8_t held_from[SLUICE_SLOTS_MAX]; /* 1 + the lane that brought it; 0: no credit is due */
+	uint32_t credits[SLUICE_SLOTS_MAX]; /* how often each slot was given back */
 	bool link_up;
+	char link_reason[256]; /* why it is not */
+	char peer_instance[SLUICE_SESSION_ID_BYTES];
+	uint32_t attempt; /* of the latest `resume` */
+	uint64_t lost_ns; /* when the link was lost */
+	uint64_t pauses, paused_ns; /* pauses that are over */
 	uint64_t heard_ns, pinged_ns, start_ns, over_ns;
 };
 
@@ -75,10 +83,20 @@ int target_check_hello(
 int target_say_welcome(struct sluice_target *t, struct sluice_error *err);
 
 /* target_lanes.c */
-int target_open_lane(
-	struct sluice_target *t, uint32_t lane, json_t *tickets, struct sluice_error *err);
+int target_open_lane(struct sluice_target *t, uint32_t lane, uint64_t timeout_ns,
+	json_t **ret_ticket, struct sluice_error *err);
+void target_void_tickets(struct sluice_target *t); /* the peer link is gone */
+void target_on_lane_open(struct sluice_target *t, const json_t *message);
+json_t *target_held_slots(const struct sluice_target *t, uint32_t lane); /* or of all lanes */
+#define TARGET_ALL_LANES UINT32_MAX
 void target_read_mailboxes(struct sluice_target *t);
 void target_on_fence(struct sluice_target *t, const json_t *message);
+
+/* target_resume.c */
+void target_on_resume(struct sluice_target *t, const json_t *message);
+bool target_is_paused(const struct sluice_target *t);
+void target_pause_json(const struct sluice_target *t, json_t *reply);
+void target_give_up_waiting(struct sluice_target *t, uint64_t now_ns);
 
 /* target_devices.c */
 void target_on_device(struct sluice_target *t, const json_t *message);

@@ -1,27 +1,64 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * target_lanes.c: a target's lanes: opened with a ticket, heard, fenced. Control thread.
+ * target_lanes.c: a target's lanes: opened with a ticket, heard, fenced, opened again. Control
+ * thread.
  */
 #include <errno.h>
-#include <sys/random.h>
 
-#include "engine/device/inbox.h"
+#include "base/plant.h"
 #include "engine/session/target_internal.h"
 
 /* A lane that waits for the connection with a fresh ticket. */
-int target_open_lane(
-	struct sluice_target *t, uint32_t lane, json_t *tickets, struct sluice_error *err)
+int target_open_lane(struct sluice_target *t, uint32_t lane, uint64_t timeout_ns,
+	json_t **ret_ticket, struct sluice_error *err)
 {
+	struct sluice_ticket_keys keys = {t->env.derive, t->env.ctx};
+	struct sluice_ticket_use use = {t->conf.session, lane, t->lanes.slots[lane].epoch + 1};
+	char told[SLUICE_TICKET_TEXT_BYTES];
 	struct sluice_ticket ticket;
-	int r;
+	int r = sluice_ticket_make(&keys, &use, &ticket, told, err);
 
-	if (getrandom(ticket.secret, sizeof(ticket.secret), 0) != sizeof(ticket.secret))
-		return sluice_fail(err, -EIO, "ticket", "no random bytes");
-	r = sluice_lane_set_open(
-		&t->lanes, lane, &ticket, NULL, target_now(t) + t->conf.setup_timeout_ns, err);
 	if (r == 0)
-		json_array_append_new(tickets, sluice_hex(ticket.secret, sizeof(ticket.secret)));
+		r = sluice_lane_set_open(
+			&t->lanes, lane, &ticket, NULL, target_now(t) + timeout_ns, err);
+	if (r == 0)
+		*ret_ticket = json_string(told);
 	return r;
+}
+
+/* They end with the peer link that they came by. What has connected waits for its fence. */
+void target_void_tickets(struct sluice_target *t)
+{
+	target_read_mailboxes(t);
+	for (uint32_t lane = 0; lane < t->lanes.count && !sluice_target_is_over(t); lane++)
+		if (t->lanes.slots[lane].standing == SLUICE_LANE_CONNECTING)
+			sluice_lane_set_close(&t->lanes, lane);
+}
+
+/* A lane that cannot be opened now is answered without a ticket: the source asks again later. */
+void target_on_lane_open(struct sluice_target *t, const json_t *message)
+{
+	uint32_t lane = (uint32_t)json_integer_value(json_object_get(message, "lane"));
+	uint32_t epoch = (uint32_t)json_integer_value(json_object_get(message, "epoch"));
+	json_t *reply, *ticket = NULL;
+	struct sluice_error err = {0};
+
+	if (SLUICE_PLANTED(RESUME_WITHOUT_FENCE) && lane == 0)
+		sluice_lane_set_close(&t->lanes, lane); /* late; and the others never */
+	if (lane >= t->lanes.count || epoch != t->lanes.slots[lane].epoch + 1 ||
+		(t->lanes.slots[lane].standing != SLUICE_LANE_CLOSED &&
+			!SLUICE_PLANTED(RESUME_WITHOUT_FENCE))) {
+		target_burn(t, -EPROTO,
+			"the source asked to open lane %u, epoch %u, which is not its turn", lane,
+			epoch);
+		return;
+	}
+	reply = json_pack("{s:s, s:I, s:I}", "type", "lane-ticket", "lane", (json_int_t)lane,
+		"epoch", (json_int_t)epoch);
+	if (t->lanes.slots[lane].standing == SLUICE_LANE_CLOSED &&
+		target_open_lane(t, lane, t->conf.lane_timeout_ns, &ticket, &err) == 0)
+		json_object_set_new(reply, "ticket", ticket);
+	target_send(t, reply);
 }
 
 static void on_announcement(struct sluice_target *t, uint32_t lane, const struct sluice_note *note)
@@ -63,12 +100,13 @@ void target_read_mailboxes(struct sluice_target *t)
 	}
 }
 
-static json_t *held_slots(const struct sluice_target *t, uint32_t lane)
+json_t *target_held_slots(const struct sluice_target *t, uint32_t lane)
 {
 	json_t *slots = json_array();
 
 	for (uint32_t slot = 0; slot < t->conf.inbox->slots; slot++)
-		if (t->held_from[slot] == 1 + lane)
+		if (lane == TARGET_ALL_LANES ? t->held_from[slot] != 0
+					     : t->held_from[slot] == 1 + lane)
 			json_array_append_new(slots, json_integer((json_int_t)slot));
 	return slots;
 }
@@ -91,5 +129,5 @@ void target_on_fence(struct sluice_target *t, const json_t *message)
 		return;
 	sluice_lane_set_close(&t->lanes, lane);
 	target_send(t, json_pack("{s:s, s:I, s:I, s:o}", "type", "fenced", "lane", (json_int_t)lane,
-			       "epoch", (json_int_t)epoch, "held", held_slots(t, lane)));
+			       "epoch", (json_int_t)epoch, "held", target_held_slots(t, lane)));
 }

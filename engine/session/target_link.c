@@ -4,9 +4,11 @@
  * that is lost, silent, back; and the decision. Control thread.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/bits.h"
+#include "base/text.h"
 #include "engine/session/target_internal.h"
 
 #define PINGS_PER_TIMEOUT 4
@@ -106,7 +108,9 @@ void sluice_target_peer_message(struct sluice_target *t, const json_t *message)
 		uint32_t states;
 		void (*handle)(struct sluice_target *t, const json_t *message);
 	} table[] = {
+		{"resume", UINT32_MAX, target_on_resume},
 		{"fence", IN(RECEIVE), target_on_fence},
+		{"lane-open", IN(RECEIVE), target_on_lane_open},
 		{"device", IN(RECEIVE), target_on_device},
 		{"finish", IN(RECEIVE), on_finish},
 		{"commit", IN(PREPARED) | IN(COMPLETED) | IN(FAILED), on_commit},
@@ -132,21 +136,38 @@ void sluice_target_peer_message(struct sluice_target *t, const json_t *message)
 			type, sluice_target_status(t));
 }
 
+void sluice_target_peer_bad(struct sluice_target *t, const char *why)
+{
+	if (t->state < TARGET_PREPARED)
+		target_burn(t, -EPROTO, "the source broke the protocol: %s", why);
+}
+
 void sluice_target_peer_lost(struct sluice_target *t, const char *why)
 {
-	bool was_prepared = t->state == TARGET_PREPARED && t->link_up;
-
+	if (!t->link_up || sluice_target_is_over(t)) {
+		t->link_up = false;
+		return;
+	}
 	t->link_up = false;
-	if (was_prepared)
-		target_tell_status(t); /* in doubt: the source may have committed */
-	else if (t->state < TARGET_PREPARED)
-		target_burn(t, -ECONNRESET, "the peer link was lost: %s", why);
+	t->lost_ns = target_now(t);
+	t->pauses += target_is_paused(t);
+	snprintf(t->link_reason, sizeof(t->link_reason), "the peer link was lost: %s", why);
+	sluice_text_make_utf8(t->link_reason);
+	target_void_tickets(t);
+	if (!sluice_target_is_over(t))
+		target_tell_status(t); /* paused; or in doubt: the source may have committed */
 }
 
 void sluice_target_peer_back(struct sluice_target *t)
 {
+	const char *before = sluice_target_status(t);
+
+	if (target_is_paused(t))
+		t->paused_ns += target_now(t) - t->lost_ns;
 	t->link_up = true;
 	t->heard_ns = target_now(t);
+	if (strcmp(before, sluice_target_status(t)) != 0)
+		target_tell_status(t);
 }
 
 /* Without its VMM the guest cannot run here: nobody may be told that it does. */
@@ -184,11 +205,12 @@ void target_keep_alive(struct sluice_target *t, uint64_t now_ns)
 {
 	if (!t->link_up)
 		return;
-	if (now_ns - t->heard_ns > t->conf.peer_timeout_ns) {
+	if (sluice_has_passed(now_ns, t->heard_ns, t->conf.peer_timeout_ns)) {
+		t->env.peer_disconnect(t->env.ctx);
 		sluice_target_peer_lost(t, "the peer is silent");
 		return;
 	}
-	if (now_ns - t->pinged_ns > target_ping_gap_ns(t)) {
+	if (sluice_has_passed(now_ns, t->pinged_ns, target_ping_gap_ns(t))) {
 		t->pinged_ns = now_ns;
 		target_send(t, json_pack("{s:s, s:I}", "type", "ping", "n", (json_int_t)0));
 	}

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "base/clock.h"
 #include "engine/device/inbox.h"
 #include "engine/session/target_internal.h"
 
@@ -79,8 +80,10 @@ int target_say_welcome(struct sluice_target *t, struct sluice_error *err)
 	json_t *tickets = json_array(), *regions = json_array();
 
 	for (uint32_t lane = 0; lane < t->lanes.count; lane++) {
-		int r = target_open_lane(t, lane, tickets, err);
+		json_t *ticket = NULL;
+		int r = target_open_lane(t, lane, t->conf.setup_timeout_ns, &ticket, err);
 
+		json_array_append_new(tickets, ticket);
 		if (r < 0) {
 			json_decref(tickets);
 			json_decref(regions);
@@ -92,11 +95,12 @@ int target_say_welcome(struct sluice_target *t, struct sluice_error *err)
 			json_pack("{s:o, s:o}", "key", export_key(t, t->conf.regions[i].mem),
 				"nonzero", sluice_chunk_map(&t->conf, &t->env, i)));
 	target_send(t,
-		json_pack("{s:s, s:i, s:s, s:[], s:s, s:s, s:o, s:o, s:o, s:I, s:I}", "type",
+		json_pack("{s:s, s:i, s:s, s:[], s:s, s:s, s:o, s:o, s:o, s:I, s:I, s:I}", "type",
 			"welcome", "protocol", SLUICE_PROTOCOL_VERSION, "version", SLUICE_VERSION,
 			"features", "instance", t->conf.instance, "address", t->conf.rail_address,
 			"tickets", tickets, "regions", regions, "staging-key",
 			export_key(t, t->conf.staging), "slots", (json_int_t)t->conf.inbox->slots,
-			"slot-bytes", (json_int_t)t->conf.inbox->slot_bytes));
+			"slot-bytes", (json_int_t)t->conf.inbox->slot_bytes, "record-us",
+			(json_int_t)(t->conf.record_ns / SLUICE_NS_PER_US)));
 	return 0;
 }

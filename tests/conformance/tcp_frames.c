@@ -371,6 +371,79 @@ static void peer_never_reads(void)
 	raw_close(&r);
 }
 
+/* What comes in behind a fence, be it the rest of a frame that had begun to land. */
+static void bytes_after_a_fence(void)
+{
+	struct raw_frame frame;
+	struct raw r;
+
+	if (!raw_open(&r))
+		return;
+	raw_frame_data(&frame);
+	raw_frame_seal(&frame);
+	if (raw_victim_connect(&r)) {
+		raw_write(r.fd, &frame, raw_frame_bytes(&frame));
+		raw_write(r.fd, payload, 1000);
+		CU_ASSERT(RAW_WAIT(&r, r.region[0] == payload[0]));
+		raw_tcp->lane_fence(r.victim);
+		memcpy(r.model + RAW_GUARD_BYTES, r.region, RAW_REGION_BYTES);
+		raw_write(r.fd, payload, 7192);
+		raw_write(r.fd, &frame, raw_frame_bytes(&frame));
+		raw_write(r.fd, payload, 8192);
+		raw_pump_some(&r);
+		CU_ASSERT(r.region[4095] != payload[0]);
+	}
+	raw_check(&r);
+	raw_victim_close(&r);
+	raw_check(&r);
+	raw_close(&r);
+}
+
+/* Frames that cost the sender next to nothing: others get their turn, memory does not grow. */
+static void a_flood_of_small_frames(void)
+{
+	enum { FLOOD = 20000 };
+	static const enum tcp_frame_kind kinds[] = {TCP_FRAME_ACK, TCP_FRAME_SEND};
+	struct raw_frame frame;
+	struct raw r;
+
+	if (!raw_open(&r))
+		return;
+	for (size_t k = 0; k < SLUICE_ARRAY_LEN(kinds) && raw_victim_connect(&r); k++) {
+		for (uint32_t i = 0; i < FLOOD; i++) {
+			raw_frame_bare(&frame, kinds[k], 0);
+			if (kinds[k] == TCP_FRAME_SEND)
+				frame.header.first_op = tcp_put64(i);
+			raw_frame_seal(&frame);
+			CU_ASSERT(raw_write(r.fd, &frame, raw_frame_bytes(&frame)));
+			if (i % 500 == 0)
+				raw_check(&r);
+			else if (i % 50 == 0)
+				raw_pump(&r);
+		}
+		if (kinds[k] == TCP_FRAME_SEND)
+			CU_ASSERT(RAW_WAIT(&r, r.victim_messages == FLOOD));
+		CU_ASSERT(!r.victim_lost);
+		raw_victim_close(&r);
+	}
+	raw_check(&r);
+	raw_close(&r);
+}
+
+/* For docs/hostile-input.md: scripts/hostile-list. */
+void list_tcp_pokes(void)
+{
+	const char *got = "the lane is lost with EPROTO; nothing of the frame is stored or "
+			  "reported";
+
+	for (size_t i = 0; i < SLUICE_ARRAY_LEN(pokes); i++)
+		printf("Lanes\ta frame of kind %s: %s\t%s\n",
+			pokes[i].base == TCP_FRAME_DATA   ? "DATA"
+			: pokes[i].base == TCP_FRAME_SEND ? "SEND"
+							  : "ACK",
+			pokes[i].what, got);
+}
+
 CU_TestInfo cases_tcp_frames[] = {
 	{"valid frames are accepted", valid_frames_are_accepted},
 	{"every field of a frame out of range", every_field},
@@ -381,5 +454,7 @@ CU_TestInfo cases_tcp_frames[] = {
 	{"overlapping operations in one frame", overlapping_in_one_frame},
 	{"frames spoilt at random", spoilt_at_random},
 	{"a peer that never reads", peer_never_reads},
+	{"bytes after a fence", bytes_after_a_fence},
+	{"a flood of small frames", a_flood_of_small_frames},
 	CU_TEST_INFO_NULL,
 };

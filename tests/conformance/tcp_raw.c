@@ -15,7 +15,7 @@
 #define MAPPED_BYTES (RAW_REGION_BYTES + 2 * RAW_GUARD_BYTES)
 #define FILL         0xa5
 
-const struct sluice_transport *const raw_tcp = &sluice_transport_tcp;
+const struct sluice_transport *raw_tcp;
 
 static uint8_t *map(uint64_t bytes, int fill)
 {
@@ -30,7 +30,7 @@ static uint8_t *map(uint64_t bytes, int fill)
 
 static uint64_t deadline(void)
 {
-	return sluice_now_ns() + 5 * SLUICE_NS_PER_S;
+	return sluice_now_ns() + RAW_PATIENCE_NS;
 }
 
 static bool share(struct raw *r)
@@ -120,7 +120,7 @@ void raw_pump(struct raw *r)
 	struct sluice_event events[4];
 	uint32_t count;
 
-	raw_tcp->rail_step(r->target_rail, sluice_now_ns() + r->clock_skew_ns);
+	raw_tcp->rail_step(r->target_rail, r->rail_now_ns != 0 ? r->rail_now_ns : sluice_now_ns());
 	count = raw_tcp->poll(r->good_target, events, 4, sluice_now_ns());
 	for (uint32_t i = 0; i < count; i++)
 		CU_ASSERT(events[i].kind != SLUICE_EVENT_LOST);
@@ -159,7 +159,7 @@ void raw_check(struct raw *r)
 		},
 		{.kind = SLUICE_OP_FLUSH, .seq = r->good_seq + 2},
 	};
-	uint64_t end_ns = sluice_now_ns() + 5 * SLUICE_NS_PER_S;
+	uint64_t end_ns = deadline();
 	uint32_t done = 0;
 
 	r->good_seq += 2;

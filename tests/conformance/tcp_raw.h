@@ -22,6 +22,7 @@
 #define RAW_REGION_ID    7u
 #define RAW_READONLY_ID  8u /* the guard in front of the region, no remote write access */
 #define RAW_VICTIM_LANE  3u
+#define RAW_PATIENCE_NS  (60 * SLUICE_NS_PER_S) /* on a machine however busy */
 
 struct raw {
 	struct sluice_rail *source_rail, *target_rail;
@@ -31,7 +32,7 @@ struct raw {
 	struct sluice_remote *remote;
 	struct sluice_conn *good_source, *good_target;
 	uint64_t good_seq, good_flushed;
-	uint64_t clock_skew_ns; /* added to what the rail believes is now */
+	uint64_t rail_now_ns; /* what the rail believes is now; 0: the clock */
 
 	struct sluice_conn *victim; /* a lane whose peer is us */
 	bool victim_connected, victim_lost;
@@ -41,7 +42,7 @@ struct raw {
 	int fd; /* our end of it */
 };
 
-extern const struct sluice_transport *const raw_tcp;
+extern const struct sluice_transport *raw_tcp; /* guarded, see lane_guard.h */
 
 bool raw_open(struct raw *r);
 void raw_close(struct raw *r);
@@ -50,13 +51,13 @@ void raw_pump(struct raw *r);
 /* 5 ms, to see that something does not happen. What must happen is waited for. */
 void raw_pump_some(struct raw *r);
 
-/* Pump until @condition holds, at most 5 s. Evaluates to whether it does. */
-#define RAW_WAIT(r, condition)                                            \
-	({                                                                \
-		uint64_t end_ns_ = sluice_now_ns() + 5 * SLUICE_NS_PER_S; \
-		while (!(condition) && sluice_now_ns() < end_ns_)         \
-			raw_pump(r);                                      \
-		(condition);                                              \
+/* Pump until @condition holds, or patience ends. Evaluates to whether it does. */
+#define RAW_WAIT(r, condition)                                        \
+	({                                                            \
+		uint64_t end_ns_ = sluice_now_ns() + RAW_PATIENCE_NS; \
+		while (!(condition) && sluice_now_ns() < end_ns_)     \
+			raw_pump(r);                                  \
+		(condition);                                          \
 	})
 
 int raw_connect(const char *address); /* a socket, blocking */
@@ -85,6 +86,9 @@ void raw_frame_bare(struct raw_frame *frame, enum tcp_frame_kind kind, uint32_t 
 void raw_entry(struct tcp_frame_entry *entry, uint8_t kind, uint64_t offset, uint32_t len_bytes);
 size_t raw_frame_bytes(const struct raw_frame *frame); /* header and body as the header says */
 void raw_frame_seal(struct raw_frame *frame);
+
+/* Rows of docs/hostile-input.md for single fields of frames. */
+void list_tcp_pokes(void);
 
 extern CU_TestInfo cases_tcp_frames[], cases_tcp_hello[], cases_tcp_source[], cases_tcp_own[],
 	cases_tcp_payload[];

@@ -32,7 +32,7 @@ static bool fake_open(struct fake_target *fake)
 		.role = SLUICE_ROLE_SOURCE,
 		.lane = 5,
 		.epoch = 2,
-		.deadline_ns = sluice_now_ns() + 5 * SLUICE_NS_PER_S,
+		.deadline_ns = sluice_now_ns() + RAW_PATIENCE_NS,
 	};
 	struct tcp_welcome welcome = {
 		.magic = tcp_put32(TCP_WELCOME_MAGIC),
@@ -219,7 +219,7 @@ static void events_that_wait(void)
 	submit_page(&fake, 40, fake.r.local);
 	CU_ASSERT(raw_tcp->arm(fake.r.victim, &arm));
 	ack(&fake, 2);
-	CU_ASSERT_EQUAL(poll(&(struct pollfd){arm.fd, arm.events, 0}, 1, 5000), 1);
+	CU_ASSERT_EQUAL(poll(&(struct pollfd){arm.fd, arm.events, 0}, 1, 60000), 1);
 	for (size_t i = 0; i < SLUICE_ARRAY_LEN(expected); i++) {
 		CU_ASSERT_EQUAL(raw_tcp->poll(fake.r.victim, &event, 1, sluice_now_ns()), 1);
 		CU_ASSERT_EQUAL(event.kind, expected[i].kind);

@@ -27,10 +27,10 @@ VMM = schema("engine/control/vmm-socket.json")
 # Values that make sense where the schema alone cannot know one.
 KNOWN = {"session": SESSION, "instance": SESSION, "protocol": 1, "transport": "tcp", "lanes": 1,
          "address": "127.0.0.1:9", "key": "@KEY@", "staging-key": "@KEY@", "nonzero": "ff",
-         "slots": 4, "slot-bytes": 4096, "tickets": ["0" * 64], "epoch": 1, "lane": 0,
+         "slots": 4, "slot-bytes": 4096, "record-us": 900, "tickets": ["0" * 64], "epoch": 1, "lane": 0,
          "features": [], "device": "dev", "devices": 0, "id": "ram", "region": "ram", "gpa": 0,
          "size": 2 << 20, "page-size": 4096, "uri": "tcp:127.0.0.1:0", "fdname": "r",
-         "state": "pre-switchover"}
+         "state": "pre-switchover", "ticket": "0" * 64}
 
 
 def value_of(types, spec, name=""):
@@ -42,7 +42,7 @@ def value_of(types, spec, name=""):
         if name in KNOWN and isinstance(KNOWN[name], list):
             return KNOWN[name]
         return [value_of(types, spec["of"])] if spec.get("max", 1) > 0 else []
-    if name in KNOWN:
+    if name in KNOWN and (kind != "enum" or KNOWN[name] in spec["values"]):
         return KNOWN[name]
     return {
         "str": lambda: "x" * max(1, spec.get("min", 0)),
@@ -81,6 +81,37 @@ def text(value):
 
 
 # ---- seeds, by target: name -> bytes or text ----
+
+def seeds_client():
+    hello = '{"QMP": {"version": {}, "capabilities": []}}\r\n{"return": {}, "id": 1}\r\n'
+    yield "good", (hello + '{"event": "MIGRATION", "data": {"status": "active"}}\r\n'
+                   '{"return": {"status": "active"}, "id": 2}\r\n{"return": {}, "id": 3}\r\n')
+    yield "errors", (hello + '{"error": {"class": "GenericError", "desc": "no"}, "id": 2}\r\n'
+                     '{"error": {"class": "CommandNotFound"}}\r\n')
+    yield "events", hello + "".join(
+        text({"event": name, "data": members_of(VMM["types"], event["data"])}) + "\r\n"
+        for name, event in VMM["events"].items())
+    yield "odd", hello + '{"event": "X", "data": []}\r\n{"event": 1}\r\n{"id": 2}\r\n{}\r\n'
+
+
+def seeds_psk():
+    key = "00112233445566778899aabbccddeeff"
+    yield "one", f"vm1:{key}\n"
+    yield "several", f"a:{key}\r\n\nvm1:{key * 4}\n#766d31:{key}\n"
+    yield "bad", f"vm1\n:{key}\nvm1:{key[:30]}\nvm1:zz\n#00:{key}\n"
+
+
+def seeds_text():
+    for uri in ("tcp:127.0.0.1:4400", "tcp:[::1]:0", "tcp::1", "unix:/run/x", "tcp:host:port", "unix:"):
+        yield "connect-" + uri, "c" + uri
+        yield "listen-" + uri, "l" + uri
+    for cpus in ("0-3,8", "", "4095", "4096", "3-1", "0-4095", "1,1,2-2,", "0-18446744073709551615"):
+        yield "cpus-" + cpus, "p" + cpus
+    for size in ("64M", "1TiB", "18446744073709551615", "18446744073709551616", "99999999999T"):
+        yield "size-" + size, "s" + size
+    for time in ("300ms", "0", "5s", "99999999999999s", "1.5s"):
+        yield "time-" + time, "t" + time
+
 
 def seeds_config():
     yield "good", "lanes: 8\ndowntime-limit: 50ms\nmemory-budget: 64MiB\nthrottle: no\n"

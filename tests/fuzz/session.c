@@ -18,7 +18,10 @@
  *   x X              migrate_cancel
  *   r R              session-resolve: committed at the source, aborted at the target
  *   v                the target's VMM is gone
+ *   p u              migrate-pause, migrate-recover at the source
  */
+#include <errno.h>
+
 #include "engine/peer/messages.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/unit/session_pair.h"
@@ -42,7 +45,7 @@ static bool link_is_up(const struct world *w, enum pair_host to)
 static void lose(struct world *w, enum pair_host host)
 {
 	if (host == PAIR_SOURCE)
-		sluice_source_peer_lost(w->pair.source, "cut");
+		sluice_source_peer_lost(w->pair.source, -ECONNRESET, "cut");
 	else if (w->pair.target != NULL)
 		sluice_target_peer_lost(w->pair.target, "cut");
 }
@@ -82,6 +85,10 @@ static void command(struct world *w, char what, const char *text)
 		r = sluice_source_dirty_sync_done(source, strtoull(text, NULL, 10), &err);
 	else if (what == 'x')
 		r = sluice_source_cancel(source, &err);
+	else if (what == 'p')
+		r = sluice_source_pause(source, &err);
+	else if (what == 'u')
+		r = sluice_source_recover(source, false, &err);
 	else if (what == 'r')
 		r = sluice_source_resolve(source, SLUICE_COMMITTED, &err);
 	else if (what == 'd' && !w->device_added)

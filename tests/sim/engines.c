@@ -242,6 +242,10 @@ static void count(struct run *run)
 	stats->in_doubt += run->was_in_doubt;
 	stats->settled_by_operator += run->operator_decided;
 	stats->settled_by_engines += run->was_in_doubt && !run->operator_decided;
+	stats->paused += run->was_paused;
+	stats->paused_completed += run->was_paused && run->vmms[TARGET].runs;
+	stats->paused_failed += run->was_paused && !run->vmms[TARGET].runs;
+	stats->paused_by_operator += run->was_paused_by_operator;
 	stats->throttled += run->was_throttled;
 	stats->lane_deaths += world->deaths;
 	stats->late_landings += world->late_landings;

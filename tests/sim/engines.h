@@ -24,6 +24,14 @@
 	X(link_cuts, "peer links cut")                                                      \
 	X(link_silent, "of these, an end was not told and had to notice the silence")       \
 	X(reconnects, "peer links made again")                                              \
+	X(paused, "seeds in which the migration was paused")                                \
+	X(paused_completed, "of these, the guest moved after all")                          \
+	X(paused_failed, "of these, it stayed")                                             \
+	X(paused_by_operator, "seeds with migrate-pause")                                   \
+	X(recovered_by_operator, "migrate-recover")                                         \
+	X(resumes, "sessions resumed")                                                      \
+	X(resumes_refused, "attempts to resume that the target refused")                    \
+	X(lanes_reopened, "lanes opened again")                                             \
 	X(engines_killed, "engines that died")                                              \
 	X(burnt_by_query, "sessions that a restarted engine burnt when asked")              \
 	X(gave_up_after_commit, "the source got its guest back after it had given it away") \

@@ -49,6 +49,29 @@ static void kill_lane(struct run *run)
 		sluice_sim_lane_kill(slot->lane->conf.conn);
 }
 
+static void kill_lanes(struct run *run)
+{
+	const struct sluice_source *source = run->engines[SOURCE].source;
+
+	for (uint32_t lane = 0; source != NULL && lane < run->plan.lanes; lane++) {
+		const struct sluice_lane_slot *slot = &sluice_source_lanes(source)->slots[lane];
+
+		if (slot->standing == SLUICE_LANE_ACTIVE)
+			sluice_sim_lane_kill(slot->lane->conf.conn);
+	}
+}
+
+static void pause_source(struct run *run)
+{
+	struct sluice_error err = {0};
+
+	if (run->engines[SOURCE].source == NULL ||
+		sluice_source_pause(run->engines[SOURCE].source, &err) < 0)
+		return;
+	run_say(run, "migrate-pause");
+	run->was_paused_by_operator = true;
+}
+
 static void strike(struct run *run, enum fault_kind kind)
 {
 	struct engine *source = &run->engines[SOURCE], *target = &run->engines[TARGET];
@@ -78,6 +101,12 @@ static void strike(struct run *run, enum fault_kind kind)
 		break;
 	case FAULT_KILL_LANE:
 		kill_lane(run);
+		break;
+	case FAULT_KILL_LANES:
+		kill_lanes(run);
+		break;
+	case FAULT_PAUSE:
+		pause_source(run);
 		break;
 	case FAULT_KINDS:
 		break;
@@ -199,13 +228,64 @@ static void settle(struct run *run)
 	}
 }
 
+/* Whether nobody but an operator would go on: retries are exhausted, or migrate-pause was said. */
+static bool waits_for_operator(const struct run *run)
+{
+	const struct sluice_source *source = run->engines[SOURCE].source;
+	json_t *query;
+	bool waits;
+
+	if (source == NULL || !is(sluice_source_status(source), "paused"))
+		return false;
+	query = sluice_source_query(source);
+	waits = json_object_get(query, "retry-in") == NULL;
+	json_decref(query);
+	return waits;
+}
+
+static void end_pause(struct run *run)
+{
+	struct sluice_source *source = run->engines[SOURCE].source;
+	struct sluice_error err = {0};
+
+	if (run_chance(run, 700000)) {
+		run_say(run, "migrate-recover");
+		run->stats->recovered_by_operator++;
+		if (sluice_source_recover(source, run_chance(run, 300000), &err) < 0)
+			oracle_complain(run->oracle, "migrate-recover: %s", err.text);
+	} else {
+		run_say(run, "migrate_cancel of a paused migration");
+		if (sluice_source_cancel(source, &err) < 0)
+			oracle_complain(run->oracle, "migrate_cancel: %s", err.text);
+	}
+}
+
+static uint64_t watch_pause(struct run *run, uint64_t now_ns)
+{
+	if (run->engines[SOURCE].source != NULL &&
+		is(sluice_source_status(run->engines[SOURCE].source), "paused"))
+		run->was_paused = true;
+	if (!waits_for_operator(run)) {
+		run->pause_since_ns = 0;
+		return SLUICE_NEVER;
+	}
+	if (run->pause_since_ns == 0)
+		run->pause_since_ns = now_ns;
+	if (run->pause_since_ns + run->plan.operator_ns > now_ns)
+		return run->pause_since_ns + run->plan.operator_ns;
+	run->pause_since_ns = 0;
+	end_pause(run);
+	return now_ns;
+}
+
 uint64_t operator_step(void *ctx, uint64_t now_ns)
 {
 	struct run *run = ctx;
+	uint64_t next_ns = watch_pause(run, now_ns);
 
 	if (!source_in_doubt(run) && !target_in_doubt(run)) {
 		run->doubt_since_ns = 0;
-		return SLUICE_NEVER;
+		return next_ns;
 	}
 	run->was_in_doubt = true;
 	if (run->doubt_since_ns == 0) {

@@ -75,9 +75,14 @@ static uint64_t reader_step(struct engine *engine, uint32_t index, uint64_t now_
 		return device->next_ns;
 	if (!read_segment(engine, index)) {
 		engine->run->stats->credit_waits++;
-		device->next_ns = now_ns + SLUICE_NS_PER_US * 20;
+		/* Rarer and rarer: a paused session lets it wait for seconds. */
+		device->wait_ns = device->wait_ns == 0                 ? SLUICE_NS_PER_US * 20
+				  : device->wait_ns < SLUICE_NS_PER_MS ? device->wait_ns * 5 / 4
+								       : device->wait_ns;
+		device->next_ns = now_ns + device->wait_ns;
 		return device->next_ns;
 	}
+	device->wait_ns = 0;
 	device->next_ns = now_ns + run_delay(engine->run, engine->run->plan.device_ns_max);
 	return now_ns;
 }

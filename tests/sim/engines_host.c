@@ -4,6 +4,7 @@
  * are to sluiced, over the simulated world. It keeps to the same order of steps, because the
  * order is part of what is tested. See engines_internal.h.
  */
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -24,9 +25,14 @@ static const struct sluice_transport *const sim = &sluice_transport_sim;
 
 /* ---- the world of a session ---- */
 
+/* Two looks at a real clock differ, also within one call of the session. */
 static uint64_t env_now_ns(void *ctx)
 {
-	return run_now(((struct engine *)ctx)->run);
+	struct engine *engine = ctx;
+	uint64_t now_ns = run_now(engine->run);
+
+	engine->clock_ns = now_ns > engine->clock_ns ? now_ns : engine->clock_ns + 1;
+	return engine->clock_ns;
 }
 
 /* Everything dirty was placed and flushed, every segment is loaded, or `finish` is a lie. */
@@ -66,6 +72,25 @@ static void env_peer_send(void *ctx, json_t *message)
 	if (engine->link != NULL)
 		link_send(engine->link, engine->host, message);
 	json_decref(message);
+}
+
+/* Half of the seeds have an encrypted link. Both ends of one know the same, of two never. */
+static int env_derive(
+	void *ctx, const void *context, size_t context_bytes, uint8_t *secret, size_t secret_bytes)
+{
+	struct engine *engine = ctx;
+	uint64_t state;
+
+	if (engine->run->seed % 2 == 0)
+		return -EOPNOTSUPP;
+	if (engine->link == NULL)
+		return -ENOTCONN;
+	state = sluice_random_mix(engine->run->seed ^ (uint64_t)engine->link->number << 32);
+	for (size_t i = 0; i < context_bytes; i++)
+		state = sluice_random_mix(state ^ ((const uint8_t *)context)[i]);
+	for (size_t i = 0; i < secret_bytes; i++)
+		secret[i] = (uint8_t)sluice_random_mix(state ^ i);
+	return 0;
 }
 
 static void env_vmm_event(void *ctx, const char *name, json_t *data)
@@ -167,6 +192,14 @@ static int env_segment_announced(
 	return sluice_inbox_announced(((struct engine *)ctx)->inbox, announce, err);
 }
 
+static void env_peer_disconnect(void *ctx)
+{
+	struct engine *engine = ctx;
+
+	link_close(engine->link, engine->host);
+	engine->link = NULL;
+}
+
 static void env_peer_reconnect(void *ctx)
 {
 	struct engine *engine = ctx;
@@ -178,7 +211,9 @@ static void env_peer_reconnect(void *ctx)
 
 static const struct sluice_session_env engine_env = {
 	.now_ns = env_now_ns,
+	.derive = env_derive,
 	.peer_send = env_peer_send,
+	.peer_disconnect = env_peer_disconnect,
 	.peer_reconnect = env_peer_reconnect,
 	.vmm_event = env_vmm_event,
 	.decide = env_decide,
@@ -232,6 +267,11 @@ static void begin(struct engine *engine, struct sluice_session_conf *conf)
 		.max_bandwidth_bytes_per_s = run->plan.max_bandwidth_bytes_per_s,
 		.peer_timeout_ns = run->plan.peer_timeout_ns,
 		.setup_timeout_ns = SLUICE_NS_PER_S,
+		.lane_timeout_ns = run->plan.lane_timeout_ns,
+		.switchover_timeout_ns = run->plan.switchover_timeout_ns,
+		.recover_retries = run->plan.recover_retries,
+		.recover_pause_ns = run->plan.recover_pause_ns,
+		.recover_timeout_ns = run->plan.recover_timeout_ns,
 		.policy = run->plan.policy,
 		.regions = engine->regions,
 		.region_count = run->guest->region_count,
@@ -291,6 +331,8 @@ static void check_lanes(struct engine *engine)
 		stats->pages_zeroed += counters.pages_zeroed;
 		stats->pages_skipped += counters.pages_zero - counters.pages_zeroed;
 	}
+	for (uint32_t lane = 0; lane < lanes->count; lane++)
+		stats->lanes_reopened += lanes->slots[lane].reopened;
 	for (uint32_t i = 0; i < ENGINES_DEVICES_MAX; i++)
 		segments_read += engine->devices[i].seq;
 	if (segments_sent > segments_read)
@@ -376,15 +418,20 @@ static void on_hello(struct engine *engine, struct link *link, const json_t *mes
 	link_close(link, TARGET);
 }
 
+static void take_link(struct engine *engine, struct link *link, const json_t *message)
+{
+	link_close(engine->link, TARGET);
+	engine->link = link;
+	sluice_target_peer_back(engine->target);
+	sluice_target_peer_message(engine->target, message);
+}
+
 static void on_resolve(struct engine *engine, struct link *link, const json_t *message)
 {
 	json_t *reply;
 
 	if (engine->target != NULL) {
-		link_close(engine->link, TARGET);
-		engine->link = link;
-		sluice_target_peer_back(engine->target);
-		sluice_target_peer_message(engine->target, message);
+		take_link(engine, link, message);
 		return;
 	}
 	reply = json_pack("{s:s, s:s, s:s}", "type", "decision", "session", engines_session_id,
@@ -397,6 +444,28 @@ static void on_resolve(struct engine *engine, struct link *link, const json_t *m
 	link_close(link, TARGET);
 }
 
+static void on_resume(struct engine *engine, struct link *link, const json_t *message)
+{
+	struct sluice_error err = {0};
+	json_t *refusal;
+	int r = -ENOENT;
+
+	if (engine->target == NULL)
+		snprintf(err.text, sizeof(err.text), "the target's engine holds no session");
+	else
+		r = sluice_target_check_resume(engine->target, message, &err);
+	if (r == 0) {
+		engine->run->stats->resumes++;
+		take_link(engine, link, message);
+		return;
+	}
+	engine->run->stats->resumes_refused++;
+	refusal = json_pack("{s:s, s:s}", "type", "refuse", "error", err.text);
+	link_send(link, TARGET, refusal);
+	json_decref(refusal);
+	link_close(link, TARGET);
+}
+
 static void stranger_message(struct engine *engine, struct link *link, const json_t *message)
 {
 	link->stranger = false;
@@ -404,6 +473,8 @@ static void stranger_message(struct engine *engine, struct link *link, const jso
 		on_hello(engine, link, message);
 	else if (strcmp(sluice_peer_type(message), "resolve") == 0)
 		on_resolve(engine, link, message);
+	else if (strcmp(sluice_peer_type(message), "resume") == 0)
+		on_resume(engine, link, message);
 	else
 		oracle_complain(engine->run->oracle, "a link begins with \"%s\"",
 			sluice_peer_type(message));
@@ -434,13 +505,13 @@ void engine_link_message(struct engine *engine, struct link *link, const json_t 
 	engine_tick(engine);
 }
 
-void engine_link_down(struct engine *engine, struct link *link, const char *why)
+void engine_link_down(struct engine *engine, struct link *link, int code, const char *why)
 {
 	if (link != engine->link)
 		return;
 	engine->link = NULL;
 	if (engine->source != NULL)
-		sluice_source_peer_lost(engine->source, why);
+		sluice_source_peer_lost(engine->source, code, why);
 	else if (engine->target != NULL)
 		sluice_target_peer_lost(engine->target, why);
 	engine_tick(engine);

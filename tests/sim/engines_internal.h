@@ -40,6 +40,8 @@ enum fault_kind {
 	FAULT_KILL_SOURCE,
 	FAULT_KILL_TARGET,
 	FAULT_KILL_LANE, /* deaths by chance come on top: see sluice_sim_world_opts.death_ppm */
+	FAULT_KILL_LANES, /* all that stand */
+	FAULT_PAUSE, /* migrate-pause; the operator recovers later, or cancels */
 	FAULT_KINDS,
 };
 
@@ -70,7 +72,9 @@ struct plan {
 	uint64_t patience_ns; /* then the downtime limit is lifted */
 	uint64_t operator_ns; /* in doubt for so long: the operator decides */
 	uint64_t restart_ns_max; /* a dead engine's successor */
-	uint64_t peer_timeout_ns;
+	uint64_t peer_timeout_ns, lane_timeout_ns, switchover_timeout_ns;
+	uint32_t recover_retries;
+	uint64_t recover_pause_ns, recover_timeout_ns;
 	struct sluice_policy_conf policy;
 	struct fault faults[ENGINES_FAULTS_MAX];
 	uint32_t fault_count;
@@ -91,6 +95,7 @@ struct sluice_crew_lane;
 struct link {
 	struct engine *end[HOSTS]; /* NULL: closed at this end */
 	bool connecting, stranger, cut;
+	uint32_t number; /* in the run: what its secrets are made of */
 	uint64_t connect_ns; /* when the source learns that it is up, or is not */
 	uint64_t down_ns[HOSTS]; /* when this end learns that it is down */
 	uint64_t last_due_ns[HOSTS];
@@ -101,7 +106,7 @@ struct link {
 struct device {
 	bool started, ended, told;
 	int code;
-	uint64_t at_bytes, next_ns;
+	uint64_t at_bytes, next_ns, wait_ns;
 	uint32_t seq;
 	bool loading; /* target */
 	struct sluice_announce announce;
@@ -123,6 +128,7 @@ struct engine {
 	uint32_t loaded[256], loaded_count; /* slots whose credit was not given back yet */
 	struct sluice_session_region regions[GUEST_REGIONS_MAX];
 	bool woken;
+	uint64_t clock_ns; /* what its clock said last */
 	enum sluice_decision records[2]; /* by enum sluice_record_side; outlive the process */
 };
 
@@ -180,7 +186,8 @@ struct run {
 	uint32_t throttle_percent;
 	bool session_seen; /* the target has had a session */
 	bool limit_lifted, was_in_doubt, operator_decided, was_throttled;
-	uint64_t doubt_since_ns, operator_next_ns;
+	bool was_paused, was_paused_by_operator, paused_now;
+	uint64_t doubt_since_ns, operator_next_ns, pause_since_ns;
 	uint64_t hash;
 };
 
@@ -204,7 +211,7 @@ void engine_clear(struct engine *engine);
 const char *engine_session_status(struct engine *engine);
 void engine_link_up(struct engine *engine);
 void engine_link_message(struct engine *engine, struct link *link, const json_t *message);
-void engine_link_down(struct engine *engine, struct link *link, const char *why);
+void engine_link_down(struct engine *engine, struct link *link, int code, const char *why);
 void engine_tick(struct engine *engine);
 uint64_t engine_step(void *engine, uint64_t now_ns);
 uint64_t engine_lane_step(void *lane_actor, uint64_t now_ns);

@@ -4,6 +4,7 @@
  * is cut. Then each end learns of it at its own moment, or never, and letters under way may still
  * arrive or be gone. See engines_internal.h.
  */
+#include <errno.h>
 #include <stdlib.h>
 
 #include "base/assert.h"
@@ -22,6 +23,7 @@ struct link *link_connect(struct engine *source)
 
 	SLUICE_ASSERT(link != NULL);
 	SLUICE_ASSERT(run->link_count < ENGINES_LINKS_MAX);
+	link->number = run->link_count;
 	run->links[run->link_count++] = link;
 	link->end[SOURCE] = source;
 	link->connecting = true;
@@ -131,8 +133,11 @@ static void connect_ends(struct run *run, struct link *link)
 		return;
 	if (!reachable(run)) {
 		link->end[SOURCE] = NULL;
+		bool partition = run_now(run) < run->partition_until_ns;
+
 		run_say(run, "the target cannot be reached");
-		engine_link_down(source, link, "no route to the target");
+		engine_link_down(source, link, partition ? -EHOSTUNREACH : -ECONNREFUSED,
+			partition ? "no route to the target" : "connection refused");
 		return;
 	}
 	link->end[TARGET] = &run->engines[TARGET];
@@ -169,7 +174,7 @@ static void down(struct link *link, enum host end)
 
 	link->down_ns[end] = SLUICE_NEVER;
 	link_close(link, end);
-	engine_link_down(engine, link, "connection reset");
+	engine_link_down(engine, link, -ECONNRESET, "connection reset");
 }
 
 /* One thing of this link that is due; false when there is none. */

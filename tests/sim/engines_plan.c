@@ -73,19 +73,28 @@ static void plan_world(struct plan *plan, struct sluice_random *random, uint64_t
 static void plan_fault(struct plan *plan, struct sluice_random *random)
 {
 	static const char *const moments[] = {"hello", "welcome", "device", "fence", "finish",
-		"prepared", "commit", "committed", "SWITCHOVER_READY", "SWITCHOVER_COMMIT",
-		"prepared", "commit", "committed", "SWITCHOVER_COMMIT", "continue commit"};
-	static const char *const lane_moments[] = {"device", "credit", "fence", "SWITCHOVER_READY"};
+		"credit", "lane-open", "lane-ticket", "resume", "resumed", "fenced",
+		"SWITCHOVER_READY", "prepared", "commit", "committed", "SWITCHOVER_READY",
+		"SWITCHOVER_COMMIT", "prepared", "commit", "committed", "SWITCHOVER_COMMIT",
+		"continue commit"};
+	static const char *const lane_moments[] = {
+		"device", "credit", "fence", "SWITCHOVER_READY", "lane-ticket", "resumed"};
 	struct fault *fault = &plan->faults[plan->fault_count++];
 
 	fault->kind = (enum fault_kind)sluice_random_below(random, FAULT_KINDS);
+	if (sluice_random_chance(random, 250000))
+		fault->kind = FAULT_CUT_LINK; /* it has the most ways to go on */
 	fault->due_ns = SLUICE_NEVER;
+	if (fault->kind == FAULT_CUT_LINK && sluice_random_chance(random, 400000)) {
+		fault->due_ns = between(random, 0, 8 * SLUICE_NS_PER_MS); /* while pages move */
+		return;
+	}
 	if (sluice_random_chance(random, 350000)) {
 		fault->due_ns = between(random, 0, octaves(random, SLUICE_NS_PER_MS, 6));
 		return;
 	}
 	fault->after_message =
-		fault->kind == FAULT_KILL_LANE
+		fault->kind == FAULT_KILL_LANE || fault->kind == FAULT_KILL_LANES
 			? lane_moments[sluice_random_below(random, SLUICE_ARRAY_LEN(lane_moments))]
 			: moments[sluice_random_below(random, SLUICE_ARRAY_LEN(moments))];
 	fault->delay_ns = between(random, 0, 3 * plan->link_ns_max);
@@ -128,6 +137,12 @@ void plan_make(struct plan *plan, uint64_t seed)
 	plan->operator_ns = between(&random, 0, 3000) * SLUICE_NS_PER_MS;
 	plan->restart_ns_max = octaves(&random, SLUICE_NS_PER_MS, 10);
 	plan->peer_timeout_ns = between(&random, 40, 400) * SLUICE_NS_PER_MS;
+	plan->lane_timeout_ns = between(&random, 30, 300) * SLUICE_NS_PER_MS;
+	if (sluice_random_chance(&random, 500000))
+		plan->switchover_timeout_ns = between(&random, 50, 3000) * SLUICE_NS_PER_MS;
+	plan->recover_retries = (uint32_t)between(&random, 0, 12);
+	plan->recover_pause_ns = octaves(&random, SLUICE_NS_PER_MS, 7);
+	plan->recover_timeout_ns = between(&random, 100, 8000) * SLUICE_NS_PER_MS;
 	turns_ns = 4 * plan->vmm_ns_max + 2 * plan->link_ns_max;
 	plan->policy = (struct sluice_policy_conf){
 		.downtime_limit_ns = turns_ns / 2 + between(&random, 200, 5000) * SLUICE_NS_PER_US,

@@ -88,7 +88,11 @@ static void check_reason(struct run *run, const char *reason)
 		"the target's engine cannot be reached", "all ", "cancelled at the ",
 		"the state of device", "resolved as aborted by the operator",
 		"the target aborted the session for good", "the source asked about the session",
-		"the target refused: there is no guest memory", "the commit could not be recorded",
+		"the target refused: there is no guest memory",
+		"the target refused: the target's engine", "the target cannot resume: the ",
+		"with the guest stopped the migration was paused",
+		"the rest of the guest took longer", "the target took longer",
+		"the VMM took longer", "the commit could not be recorded",
 		"the target, its lanes or the VMM's first dirty sync took longer"};
 	static const char *const wrapped[] = {"the target gave up: ", "the source gave up: "};
 	const char *inner = reason;

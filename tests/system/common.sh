@@ -33,12 +33,21 @@ skip() {
 start_engine() {
 	"$@" --listen "$SLUICE_SOCKET" &
 	engine_pid=$!
-	for _ in $(seq 200); do
+	for _ in $(seq 1200); do
 		[ -S "$SLUICE_SOCKET" ] && return 0
 		kill -0 "$engine_pid" 2>/dev/null || fail "$1 ended"
 		sleep 0.05
 	done
 	fail "$1 does not listen"
+}
+
+# wait_for_text PATTERN FILE: returns when a pattern (grep -E) is in what others write there.
+wait_for_text() {
+	for _ in $(seq 1200); do
+		grep -Eqs -- "$1" "$2" && return 0
+		sleep 0.05
+	done
+	fail "no '$1' in $2"
 }
 
 # expect STATUS PATTERN COMMAND...: exit status and a pattern (grep -E) in what it prints.

@@ -32,6 +32,7 @@ LINGER_S = 0.5
 OPTIONS = {"ram": "128M", "vcpus": 2, "regions": 2, "accel": "kvm", "pattern": "uniform",
            "rate": 60000,
            "engine_set": {"downtime-limit": "2ms", "memory-budget": "1M", "sync-interval": "50ms", "lanes": 2,
+                          "recover-timeout": "1500ms",
                           "linger": f"{int(LINGER_S * 1000)}ms"}}
 
 # Moments. `asked`: all is prepared and the source's VMM has not yet answered. `told`: the source

@@ -201,7 +201,7 @@ class Host:
     """A VMM, the engine it launched, and a runtime folder of its own.
 
     Options are refvm's, underscores for hyphens; `engine_set` is a dictionary of the engine's
-    parameters.
+    parameters, `engine` the name of its program, `netns` the network namespace that it lives in.
     """
 
     def __init__(self, lab, name, options):
@@ -212,7 +212,9 @@ class Host:
         os.makedirs(self.runtime, mode=0o700)
         options = dict(options)
         engine_set = {"runtime-dir": self.runtime, **PATIENT, **options.pop("engine_set", {})}
-        arguments = [program("refvm"), "--engine", program("sluiced"),
+        netns = options.pop("netns", None)
+        arguments = ["ip", "netns", "exec", netns] if netns else []
+        arguments += [program("refvm"), "--engine", program(options.pop("engine", "sluiced")),
                      "--engine-listen", self.socket,
                      "--monitor", os.path.join(self.folder, "monitor.sock")]
         for key, value in engine_set.items():
@@ -296,9 +298,9 @@ class Host:
         wait_until(f"{self.name}: {what} works", lambda: self.ops() > begin, timeout_s)
 
 
-def migrate(source, target, **parameters):
-    """Move the guest; returns query-migrate of the source at its end."""
-    uri = target.incoming()
+def migrate(source, target, uri=None, **parameters):
+    """Move the guest to @uri, where the target waits; query-migrate of the source at its end."""
+    uri = uri or target.incoming()
     with source.operator() as operator:
         if parameters:
             operator.command("migrate-set-parameters", **parameters)

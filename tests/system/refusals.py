@@ -6,7 +6,6 @@ Here the test itself is the VMM: it gives memory to engines that it started by h
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
@@ -16,52 +15,13 @@ import struct
 import time
 
 import lab as lab_module
-from lab import ENDED, PATIENT, LabTest, migrate
+from hand import MIB, Engine
+from lab import ENDED, LabTest, migrate
 from qmp import PATIENCE_S, Qmp, QmpError
 
-MIB = 1 << 20
 IDLE_S = 2.0
 IDLE_CPU_S = 0.008
 IDLE_WINDOWS = 10
-
-
-class Engine:
-    """An engine started by hand, and the connection that acts as its VMM."""
-
-    def __init__(self, lab, name):
-        folder = os.path.join(lab.folder, name)
-        os.mkdir(folder)
-        self.name = name
-        self.path = os.path.join(folder, "engine.sock")
-        arguments = [lab_module.program("sluiced"), "--listen", self.path]
-        for key, value in {"runtime-dir": os.path.join(folder, "run"), **PATIENT}.items():
-            arguments += ["--set", f"{key}={value}"]
-        _, self.process = lab.start(name, arguments)
-        self.vmm = lab.connect(self.path)
-
-    def add_memory(self, name, size, gpa=0, feed=True):
-        with memfd(size) as fd:
-            self.vmm.command("getfd", fd=fd, fdname="ram")
-        self.vmm.command("memory-add", id=name, fdname="ram", size=size, gpa=gpa)
-        if feed:
-            with memfd(max(8, size // 4096 // 8)) as fd:
-                self.vmm.command("getfd", fd=fd, fdname="dirty")
-            self.vmm.command("feed-add", region=name, type="bitmap", fdname="dirty")
-
-    def incoming(self):
-        return self.vmm.command("migrate-incoming", uri="tcp:127.0.0.1:0")["uri"]
-
-
-@contextlib.contextmanager
-def memfd(size):
-    """Sealed against shrinking, as the engine wants it."""
-    fd = os.memfd_create("test", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        os.ftruncate(fd, size)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
-        yield fd
-    finally:
-        os.close(fd)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@
 #include "vmm-socket-schema.h"
 
 #define REGION_BYTES (2u << 20)
-#define TURNS_MAX    500
+#define TURNS_MAX    6000 /* of 10 ms when nothing happens */
 
 static struct sluice_loop *loop;
 static struct sluice_settings *settings;

@@ -17,6 +17,8 @@
 
 #include "tests/unit/unit.h"
 
+#define PATIENCE_MS 60000
+
 static const char *engine;
 
 static struct sluice_vmm *launch(const char *listen_path, pid_t *ret_pid)
@@ -127,7 +129,7 @@ static void test_events(void)
 		sluice_vmm_command(vmm, "migrate", "{\"uri\": \"tcp:h:1\"}", NULL, NULL), 0);
 	CU_ASSERT_EQUAL(sluice_vmm_command(vmm, "query-status", NULL, NULL, NULL), 0);
 	while (strstr(order, "completed") == NULL) {
-		CU_ASSERT_EQUAL_FATAL(sluice_vmm_next_event(vmm, 5000, &event, NULL), 1);
+		CU_ASSERT_EQUAL_FATAL(sluice_vmm_next_event(vmm, PATIENCE_MS, &event, NULL), 1);
 		if (strcmp(event.name, "MIGRATION") == 0) {
 			length += (size_t)snprintf(
 				order + length, sizeof(order) - length, "%s ", event.text);
@@ -161,11 +163,11 @@ static void test_engine_dies(void)
 	waitpid(pid, NULL, 0);
 	CU_ASSERT_EQUAL(sluice_vmm_command(vmm, "query-status", NULL, NULL, &err), -EPIPE);
 	CU_ASSERT_EQUAL(err.scope, SLUICE_SCOPE_ENGINE);
-	CU_ASSERT_EQUAL(sluice_vmm_next_event(vmm, 5000, &event, NULL), 1); /* kept: setup */
+	CU_ASSERT_EQUAL(sluice_vmm_next_event(vmm, PATIENCE_MS, &event, NULL), 1); /* kept: setup */
 	sluice_vmm_event_clear(&event);
-	CU_ASSERT_EQUAL(sluice_vmm_next_event(vmm, 5000, &event, NULL), 1); /* active */
+	CU_ASSERT_EQUAL(sluice_vmm_next_event(vmm, PATIENCE_MS, &event, NULL), 1); /* active */
 	sluice_vmm_event_clear(&event);
-	CU_ASSERT_EQUAL(sluice_vmm_next_event(vmm, 5000, &event, NULL), -EPIPE);
+	CU_ASSERT_EQUAL(sluice_vmm_next_event(vmm, PATIENCE_MS, &event, NULL), -EPIPE);
 	CU_ASSERT_EQUAL(sluice_vmm_command(vmm, "query-status", NULL, NULL, NULL), -EPIPE);
 	sluice_vmm_close(vmm);
 }
@@ -182,7 +184,7 @@ static void test_time_out(void)
 	CU_ASSERT_EQUAL(sluice_vmm_command(vmm, "query-memory", NULL, NULL, &err), -ETIMEDOUT);
 	UNIT_CONTAINS(err.text, "does not answer 'query-memory'");
 	kill(pid, SIGCONT);
-	sluice_vmm_set_timeout(vmm, 5000);
+	sluice_vmm_set_timeout(vmm, PATIENCE_MS);
 	for (int i = 0; i < 3; i++) {
 		char *json = NULL; /* the late answer is not taken for this one */
 

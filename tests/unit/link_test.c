@@ -10,7 +10,7 @@
 #include "engine/peer/link.h"
 #include "tests/unit/unit.h"
 
-#define TURNS_MAX 200
+#define TURNS_MAX 6000 /* of 10 ms when nothing happens */
 
 struct end {
 	struct sluice_link *link;

@@ -85,6 +85,89 @@ static void test_the_limit_is_not_a_goal(void)
 	CU_ASSERT_TRUE(rounds > 1 && rounds < 50);
 }
 
+/* Everything that a switchover waits for besides bytes is in the prediction. */
+static void test_fixed_costs(void)
+{
+	static const struct {
+		const char *name;
+		uint64_t sync_ns, vmm_rtt_ns, peer_rtt_ns, record_ns, vmm_switchover_ns;
+		uint64_t device_bytes;
+		uint32_t lanes;
+		uint64_t predicted_us;
+	} rows[] = {
+		{"nothing", 0, 0, 0, 0, 0, 0, 0, 0},
+		{"the last sync", 5 * MS, 0, 0, 0, 0, 0, 0, 5000},
+		{"six turns at the VMMs", 0, MS, 0, 0, 0, 0, 0, 6000},
+		{"two at the peer", 0, 0, 10 * MS, 0, 0, 0, 0, 20000},
+		{"both records", 0, 0, 0, 7 * MS, 0, 0, 0, 7000},
+		{"the VMMs' own work", 0, 0, 0, 0, 3 * MS, 0, 0, 3000},
+		{"50 MB of device state at 1 GB/s", 0, 0, 0, 0, 0, 50000000, 0, 50000},
+		{"a hundred lanes to close", 0, 0, 0, 0, 0, 0, 100, 10000},
+		{"all", MS, MS / 10, MS, 2 * MS, MS, 1000000, 10, 8600},
+	};
+
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		struct sluice_policy_state state = {0};
+		struct sluice_policy_conf c = conf;
+		struct sluice_measure m = busy;
+		struct sluice_decision_out out;
+
+		m.pages_dirtied = m.pages_dirty = 0;
+		m.sync_ns = rows[i].sync_ns;
+		m.vmm_rtt_ns = rows[i].vmm_rtt_ns;
+		m.peer_rtt_ns = rows[i].peer_rtt_ns;
+		m.record_ns = rows[i].record_ns;
+		m.lanes = rows[i].lanes;
+		c.vmm_switchover_ns = rows[i].vmm_switchover_ns;
+		c.device_bytes = rows[i].device_bytes;
+		sluice_policy_decide(&c, &m, &state, &out);
+		if (out.predicted_downtime_ns / 1000 != rows[i].predicted_us)
+			fprintf(stderr, "\n%s: %llu ns\n", rows[i].name,
+				(unsigned long long)out.predicted_downtime_ns);
+		CU_ASSERT_EQUAL(out.predicted_downtime_ns / 1000, rows[i].predicted_us);
+	}
+}
+
+/* Records that take longer than the limit: no round helps, so it goes when nothing is left. */
+static void test_a_limit_that_cannot_be_met(void)
+{
+	struct sluice_policy_state state = {0};
+	struct sluice_measure m = busy;
+	struct sluice_decision_out out;
+
+	m.record_ns = 400 * MS;
+	m.pages_dirty = 1000; /* 4 ms */
+	sluice_policy_decide(&conf, &m, &state, &out);
+	CU_ASSERT_FALSE(out.switch_over);
+	m.pages_dirty = 100; /* 0.4 ms */
+	m.pages_dirtied = 0;
+	memset(&state, 0, sizeof(state));
+	sluice_policy_decide(&conf, &m, &state, &out);
+	CU_ASSERT_TRUE(out.switch_over);
+	CU_ASSERT_TRUE(out.predicted_downtime_ns > 400 * MS);
+}
+
+/* What goes into an empty socket at the speed of memory says nothing about the network. */
+static void test_bursts_do_not_count(void)
+{
+	struct sluice_policy_state state = {0};
+	struct sluice_measure m = busy, burst = busy;
+	struct sluice_decision_out out;
+
+	sluice_policy_decide(&conf, &m, &state, &out); /* 1 GB/s for 100 ms */
+	burst.bytes_placed = 1000000;
+	burst.busy_ns = MS / 10; /* 10 GB/s */
+	for (int i = 0; i < 10; i++)
+		sluice_policy_decide(&conf, &burst, &state, &out);
+	CU_ASSERT_TRUE(state.placed_bytes_per_s > 1000000000);
+	CU_ASSERT_TRUE(state.placed_bytes_per_s < 1100000000);
+	/* A change that lasts is followed. */
+	m.bytes_placed = 200000000;
+	for (int i = 0; i < 5; i++)
+		sluice_policy_decide(&conf, &m, &state, &out);
+	CU_ASSERT_TRUE(state.placed_bytes_per_s > 1950000000);
+}
+
 static void test_nothing_placed_yet(void)
 {
 	struct sluice_policy_state state = {0};
@@ -177,6 +260,9 @@ int main(void)
 	static const struct unit_test tests[] = {
 		{"switch or go on, and the prediction", test_table},
 		{"the limit is a bound, not a goal", test_the_limit_is_not_a_goal},
+		{"what is not bytes", test_fixed_costs},
+		{"a limit that cannot be met", test_a_limit_that_cannot_be_met},
+		{"bursts do not count", test_bursts_do_not_count},
 		{"before anything was placed", test_nothing_placed_yet},
 		{"a small guest goes", test_a_small_guest_goes},
 		{"throttle: dirties faster than lanes place", test_throttle_when_too_fast},

@@ -180,6 +180,28 @@ static void test_unfit_directory(void)
 	rmdir(path);
 }
 
+/* It leaves nothing behind, says how long a record takes, and fails where one would. */
+static void test_rehearsal(void)
+{
+	char folder[64], file[96];
+	struct sluice_error err = {0};
+	uint64_t ns = 0;
+
+	snprintf(folder, sizeof(folder), "%s/rehearsal", dir);
+	CU_ASSERT_EQUAL(sluice_record_rehearse(folder, &ns, &err), 0);
+	CU_ASSERT_TRUE(ns > 0);
+	CU_ASSERT_EQUAL(rmdir(folder), 0); /* so it is empty */
+	snprintf(file, sizeof(file), "%s/rehearsal.%ld", folder, (long)getpid());
+	CU_ASSERT_EQUAL(mkdir(folder, 0700), 0);
+	CU_ASSERT_EQUAL(mkdir(file, 0700), 0); /* in the way of the rename */
+	ns = 0;
+	CU_ASSERT_TRUE(sluice_record_rehearse(folder, &ns, &err) < 0);
+	CU_ASSERT_EQUAL(ns, 0);
+	UNIT_CONTAINS(err.text, "could not be written");
+	CU_ASSERT_EQUAL(rmdir(file), 0);
+	CU_ASSERT_EQUAL(rmdir(folder), 0);
+}
+
 int main(void)
 {
 	static const struct unit_test tests[] = {
@@ -188,6 +210,7 @@ int main(void)
 		{"bad ids, bad files, bad folders", test_bad_input},
 		{"what is no record", test_not_a_record},
 		{"a directory that is unfit", test_unfit_directory},
+		{"a rehearsal", test_rehearsal},
 		{0},
 	};
 	int r;

@@ -13,6 +13,8 @@
 #include "base/bits.h"
 #include "vmm/refvm/guest/abi.h"
 
+#define BALLAST_READ_BYTES (256u << 10)
+
 _Static_assert(sizeof(struct refvm_blob_header) == 80, "the header is a wire format");
 
 struct section_header {
@@ -212,6 +214,50 @@ static int read_failed(int rc, const char *what, struct sluice_error *err)
 	return sluice_fail(err, rc, "vcpus", "Reading the state's %s: %s.", what, strerror(-rc));
 }
 
+static int read_ballast(int fd, const struct refvm_ballast *ballast, struct sluice_error *err)
+{
+	XXH3_state_t *state = XXH3_createState();
+	uint8_t *buffer = malloc(BALLAST_READ_BYTES);
+	uint64_t left = ballast->bytes;
+	int rc = state == NULL || buffer == NULL ? -ENOMEM : 0;
+
+	if (rc == 0)
+		XXH3_64bits_reset(state);
+	while (rc == 0 && left > 0) {
+		size_t want = left < BALLAST_READ_BYTES ? left : BALLAST_READ_BYTES;
+
+		rc = read_all(fd, buffer, want);
+		if (rc == 0)
+			XXH3_64bits_update(state, buffer, want);
+		left -= want;
+	}
+	if (rc < 0)
+		rc = read_failed(rc, "ballast", err);
+	else if (XXH3_64bits_digest(state) != ballast->xxh3)
+		rc = sluice_fail(err, -EINVAL, "vcpus", "The ballast is damaged (checksum).");
+	free(buffer);
+	XXH3_freeState(state);
+	return rc;
+}
+
+/* What the body says that follows it. */
+static int read_tail(int fd, const struct refvm_blob *blob, struct sluice_error *err)
+{
+	const void *data;
+	size_t bytes;
+	struct refvm_ballast ballast;
+	struct sluice_error none = {.code = 0};
+	int rc = refvm_blob_find(
+		blob, REFVM_SECTION_BALLAST, 0, sizeof(ballast), &data, &bytes, &none);
+
+	if (rc == -ENOENT)
+		return 0;
+	if (rc < 0)
+		return sluice_fail(err, rc, "vcpus", "%s", none.text);
+	memcpy(&ballast, data, sizeof(ballast));
+	return read_ballast(fd, &ballast, err);
+}
+
 int refvm_blob_read(int fd, struct refvm_blob *ret_blob, struct sluice_error *err)
 {
 	struct refvm_blob blob = {.body = NULL};
@@ -233,6 +279,11 @@ int refvm_blob_read(int fd, struct refvm_blob *ret_blob, struct sluice_error *er
 		goto out_free;
 	}
 	blob.body_bytes = blob.header.body_bytes;
+	rc = check_body(&blob, err);
+	if (rc == 0)
+		rc = read_tail(fd, &blob, err);
+	if (rc < 0)
+		goto out_free;
 	rc = read_all(fd, &beyond, 1);
 	if (rc != -ENODATA) {
 		rc = rc < 0 ? read_failed(rc, "end", err)
@@ -240,9 +291,6 @@ int refvm_blob_read(int fd, struct refvm_blob *ret_blob, struct sluice_error *er
 				      "More bytes follow the end of the state.");
 		goto out_free;
 	}
-	rc = check_body(&blob, err);
-	if (rc < 0)
-		goto out_free;
 	*ret_blob = blob;
 	return 0;
 out_free:

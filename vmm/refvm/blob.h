@@ -48,6 +48,14 @@ enum refvm_section {
 	REFVM_SECTION_MSRS, /* struct kvm_msr_entry[] */
 	REFVM_SECTION_EVENTS, /* struct kvm_vcpu_events */
 	REFVM_SECTION_THREAD, /* uint64_t: the operation count of a thread */
+	REFVM_SECTION_BALLAST, /* struct refvm_ballast: what follows the body */
+};
+
+/* Bytes behind the body that mean nothing, as many as a large device's state has. They stream
+   past: holding them in memory would cost more than the device would. */
+struct refvm_ballast {
+	uint64_t bytes;
+	uint64_t xxh3;
 };
 
 struct refvm_blob {

@@ -18,6 +18,8 @@ struct refvm_device {
 
 	uint8_t *bytes; /* sending */
 	size_t len;
+	const uint8_t *tail;
+	size_t tail_len;
 
 	void (*on_done)(void *ctx); /* receiving */
 	void *ctx;
@@ -25,21 +27,28 @@ struct refvm_device {
 	struct sluice_error error;
 };
 
-static void *send_main(void *ctx)
+/* False: the engine gave up; it tells so by its events. */
+static bool send_all(int fd, const uint8_t *bytes, size_t len)
 {
-	struct refvm_device *device = ctx;
-	size_t sent = 0;
-
-	while (sent < device->len) {
-		ssize_t put =
-			send(device->fd, device->bytes + sent, device->len - sent, MSG_NOSIGNAL);
+	while (len > 0) {
+		ssize_t put = send(fd, bytes, len, MSG_NOSIGNAL);
 
 		if (put < 0 && errno == EINTR)
 			continue;
 		if (put <= 0)
-			break; /* the engine gave up: it tells so by its events */
-		sent += (size_t)put;
+			return false;
+		bytes += put;
+		len -= (size_t)put;
 	}
+	return true;
+}
+
+static void *send_main(void *ctx)
+{
+	struct refvm_device *device = ctx;
+
+	if (send_all(device->fd, device->bytes, device->len))
+		send_all(device->fd, device->tail, device->tail_len);
 	shutdown(device->fd, SHUT_WR); /* end of file: that was the whole state */
 	__atomic_store_n(&device->done, true, __ATOMIC_RELEASE);
 	return NULL;
@@ -81,8 +90,8 @@ fail:
 	return sluice_fail(err, rc, "vcpus", "A way to the engine: %s.", strerror(-rc));
 }
 
-int refvm_device_send(uint8_t *bytes, size_t len, struct refvm_device **ret_device,
-	int *ret_engine_fd, struct sluice_error *err)
+int refvm_device_send(uint8_t *bytes, size_t len, const uint8_t *tail, size_t tail_len,
+	struct refvm_device **ret_device, int *ret_engine_fd, struct sluice_error *err)
 {
 	struct refvm_device *device = calloc(1, sizeof(*device));
 
@@ -92,6 +101,8 @@ int refvm_device_send(uint8_t *bytes, size_t len, struct refvm_device **ret_devi
 	}
 	device->bytes = bytes;
 	device->len = len;
+	device->tail = tail;
+	device->tail_len = tail_len;
 	return start(device, send_main, ret_device, ret_engine_fd, err);
 }
 

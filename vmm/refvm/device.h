@@ -22,9 +22,10 @@
 
 struct refvm_device;
 
-/* Send @bytes (stolen, malloc'ed). *ret_engine_fd: for device-add; the caller closes it. */
-int refvm_device_send(uint8_t *bytes, size_t len, struct refvm_device **ret_device,
-	int *ret_engine_fd, struct sluice_error *err);
+/* Send @bytes (stolen, malloc'ed), then @tail (borrowed until the device is destroyed).
+   *ret_engine_fd: for device-add; the caller closes it. */
+int refvm_device_send(uint8_t *bytes, size_t len, const uint8_t *tail, size_t tail_len,
+	struct refvm_device **ret_device, int *ret_engine_fd, struct sluice_error *err);
 /* Receive a blob; @on_done(ctx) is called from the thread when it is there, or is refused. */
 int refvm_device_receive(void (*on_done)(void *ctx), void *ctx, struct refvm_device **ret_device,
 	int *ret_engine_fd, struct sluice_error *err);

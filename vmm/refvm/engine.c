@@ -87,6 +87,18 @@ static void on_readable(void *ctx, uint32_t events)
 	read_events(r);
 }
 
+/* Only the VMM knows how much its devices will have to say; the engine predicts with it. */
+static int tell_device_size(struct refvm *r, struct sluice_error *err)
+{
+	char arguments[64];
+
+	if (r->vm.ballast.bytes == 0)
+		return 0;
+	snprintf(arguments, sizeof(arguments), "{\"device-state-size\": %llu}",
+		(unsigned long long)r->vm.ballast.bytes);
+	return sluice_vmm_command(r->engine.vmm, "migrate-set-parameters", arguments, NULL, err);
+}
+
 static int launch(struct refvm *r, struct sluice_error *err)
 {
 	const struct refvm_options *options = &r->options;
@@ -106,6 +118,8 @@ static int launch(struct refvm *r, struct sluice_error *err)
 		return rc;
 	for (i = 0; rc == 0 && i < r->vm.memory.count; i++)
 		rc = add_region(r, &r->vm.memory.region[i], err);
+	if (rc == 0)
+		rc = tell_device_size(r, err);
 	if (rc == 0)
 		rc = sluice_watch_add(r->loop, sluice_vmm_fd(engine->vmm), EPOLLIN, on_readable, r,
 			&engine->watch);

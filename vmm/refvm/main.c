@@ -86,6 +86,7 @@ static struct refvm_vm_opts vm_opts(const struct refvm_options *options)
 		.accel = options->accel,
 		.tracking = options->tracking,
 		.ring_entries = (uint32_t)options->ring_entries,
+		.ballast_bytes = options->device_bytes,
 		.incoming = options->incoming,
 	};
 }

@@ -147,7 +147,8 @@ static int send_state(struct refvm *r, struct sluice_error *err)
 		&bytes, &len, err);
 	if (rc < 0)
 		return rc;
-	rc = refvm_device_send(bytes, len, &r->migration.device, &engine_fd, err);
+	rc = refvm_device_send(bytes, len, r->vm.ballast_data, r->vm.ballast.bytes,
+		&r->migration.device, &engine_fd, err);
 	if (rc < 0)
 		return rc;
 	rc = refvm_engine_check(

@@ -34,6 +34,7 @@ struct refvm_options {
 	uint64_t hot_writes_percent;
 	uint64_t hot_pages_percent;
 	uint64_t seed;
+	uint64_t device_bytes;
 
 	bool incoming;
 	bool paused;

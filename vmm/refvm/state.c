@@ -28,6 +28,9 @@ int refvm_state_save(struct refvm_vm *vm, uint64_t generation, bool running, uin
 	snprintf(blob.header.accel, sizeof(blob.header.accel), "%s", vm->accel->name);
 	for (i = 0; rc == 0 && i < vm->vcpus; i++)
 		rc = vm->accel->vcpu_save(&vm->vcpu[i], &blob, err);
+	if (rc == 0 && vm->ballast.bytes > 0)
+		rc = refvm_blob_add(
+			&blob, REFVM_SECTION_BALLAST, 0, &vm->ballast, sizeof(vm->ballast), err);
 	if (rc == 0)
 		rc = refvm_blob_seal(&blob, ret_bytes, ret_len, err);
 	refvm_blob_free(&blob);

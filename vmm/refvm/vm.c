@@ -5,12 +5,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #include "base/assert.h"
 #include "base/clock.h"
+#include "base/random.h"
 #include "vmm/refvm/guest_boot.h"
 
 #define THROTTLE_RUN_NS_MAX (2 * REFVM_TICK_NS) /* of running that a nap makes up for */
@@ -283,12 +286,31 @@ static void create_gate(struct refvm_gate *gate)
 	pthread_condattr_destroy(&attr);
 }
 
+static int create_ballast(struct refvm_vm *vm, uint64_t bytes, struct sluice_error *err)
+{
+	struct sluice_random random;
+
+	if (bytes == 0)
+		return 0;
+	vm->ballast_data = malloc(bytes);
+	if (vm->ballast_data == NULL)
+		return sluice_fail(err, -ENOMEM, "vm", "No memory for a device's state.");
+	sluice_random_seed(&random, bytes);
+	for (uint64_t i = 0; i < bytes; i++)
+		vm->ballast_data[i] = (uint8_t)sluice_random_u64(&random);
+	vm->ballast = (struct refvm_ballast){
+		.bytes = bytes, .xxh3 = XXH3_64bits(vm->ballast_data, bytes)};
+	return 0;
+}
+
 static int create_parts(
 	const struct refvm_vm_opts *opts, struct refvm_vm *vm, struct sluice_error *err)
 {
 	unsigned int i;
 	int rc = refvm_memory_create(&opts->memory, &vm->memory, err);
 
+	if (rc == 0)
+		rc = create_ballast(vm, opts->ballast_bytes, err);
 	if (rc == 0)
 		rc = refvm_tracking_create(vm, opts->tracking, err);
 	if (rc == 0)
@@ -343,6 +365,7 @@ void refvm_vm_destroy(struct refvm_vm *vm)
 		vm->accel->vcpu_destroy(&vm->vcpu[i]);
 	vm->accel->vm_destroy(vm);
 	refvm_memory_destroy(&vm->memory);
+	free(vm->ballast_data);
 	pthread_cond_destroy(&vm->gate.parked);
 	pthread_cond_destroy(&vm->gate.open);
 	pthread_mutex_destroy(&vm->gate.lock);

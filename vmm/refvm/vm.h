@@ -128,6 +128,7 @@ struct refvm_vm_opts {
 	int accel; /* enum refvm_accel_kind */
 	int tracking; /* enum refvm_tracking_kind */
 	uint32_t ring_entries;
+	uint64_t ballast_bytes; /* of state that means nothing */
 	bool incoming; /* leave memory untouched: its content will arrive */
 };
 
@@ -140,6 +141,8 @@ struct refvm_vm {
 	unsigned int vcpus;
 	struct refvm_kvm kvm;
 	uint64_t tick_hz; /* of the guest's time stamp counter on this host */
+	struct refvm_ballast ballast;
+	uint8_t *ballast_data; /* incompressible */
 	bool loaded; /* memory and vCPUs hold a guest; atomic, the ticker reads it */
 
 	uint64_t throttle_percent; /* atomic */

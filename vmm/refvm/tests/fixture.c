@@ -9,8 +9,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define FILL_MS_MAX 20000
-
 struct refvm_vm_opts fixture_opts(int accel, int tracking)
 {
 	return (struct refvm_vm_opts){
@@ -59,6 +57,13 @@ uint64_t fixture_ops(const struct refvm_vm *vm)
 	return ops;
 }
 
+void fixture_work(const struct refvm_vm *vm, uint64_t ops)
+{
+	uint64_t end = fixture_ops(vm) + ops;
+
+	FIXTURE_WAIT(fixture_ops(vm) >= end);
+}
+
 uint64_t fixture_errors(const struct refvm_vm *vm)
 {
 	uint64_t errors = 0;
@@ -91,10 +96,26 @@ void fixture_set(struct refvm_vm *vm, uint32_t pattern, uint64_t rate)
 	refvm_memory_written(&vm->memory, REFVM_GPA_CONTROL, sizeof(*control));
 }
 
+/* The step under way may still be one of the old pattern; the one behind it is not. */
+void fixture_idle(struct refvm_vm *vm)
+{
+	unsigned int i, steps;
+
+	fixture_set(vm, REFVM_PATTERN_IDLE, 0);
+	for (i = 0; i < vm->vcpus; i++) {
+		const uint64_t *ops = &cpu_at(vm, i)->ops;
+
+		for (steps = 0; steps < 2; steps++) {
+			uint64_t before = __atomic_load_n(ops, __ATOMIC_RELAXED);
+
+			FIXTURE_WAIT(__atomic_load_n(ops, __ATOMIC_RELAXED) != before);
+		}
+	}
+}
+
 bool fixture_boot(struct refvm_vm *vm, const struct refvm_vm_opts *opts)
 {
 	struct sluice_error err = {.code = 0};
-	unsigned int ms;
 
 	if (refvm_vm_create(opts, vm, &err) < 0) {
 		fprintf(stderr, "%s: %s\n", err.where, err.text);
@@ -102,9 +123,7 @@ bool fixture_boot(struct refvm_vm *vm, const struct refvm_vm_opts *opts)
 		return false;
 	}
 	refvm_vm_start(vm);
-	for (ms = 0; ms < FILL_MS_MAX && !fixture_filled(vm); ms += 5)
-		fixture_sleep_ms(5);
-	CU_ASSERT_TRUE(fixture_filled(vm));
+	FIXTURE_WAIT(fixture_filled(vm));
 	return true;
 }
 

@@ -15,16 +15,13 @@ static void run_pattern(uint32_t pattern, uint64_t rate, uint64_t ops_min)
 {
 	struct refvm_vm_opts opts = fixture_opts(accel, REFVM_TRACKING_AUTO);
 	struct refvm_vm vm;
-	uint64_t ops;
 
 	opts.guest.pattern = (int)pattern;
 	opts.guest.rate = rate;
 	if (!fixture_boot(&vm, &opts))
 		return;
-	ops = fixture_ops(&vm);
-	fixture_sleep_ms(1000);
+	fixture_work(&vm, ops_min);
 	refvm_vm_stop(&vm);
-	CU_ASSERT(fixture_ops(&vm) - ops >= ops_min);
 	CU_ASSERT_EQUAL(fixture_errors(&vm), 0);
 	CU_ASSERT_EQUAL(vm.failure.code, 0);
 	refvm_vm_destroy(&vm);
@@ -37,17 +34,17 @@ static void test_idle(void)
 
 static void test_sequential(void)
 {
-	run_pattern(REFVM_PATTERN_SEQUENTIAL, 0, 10000);
+	run_pattern(REFVM_PATTERN_SEQUENTIAL, 0, 100000);
 }
 
 static void test_uniform(void)
 {
-	run_pattern(REFVM_PATTERN_UNIFORM, 0, 10000);
+	run_pattern(REFVM_PATTERN_UNIFORM, 0, 100000);
 }
 
 static void test_hotset(void)
 {
-	run_pattern(REFVM_PATTERN_HOTSET, 0, 10000);
+	run_pattern(REFVM_PATTERN_HOTSET, 0, 100000);
 }
 
 static void test_ramp(void)
@@ -69,25 +66,34 @@ static void test_zero_fill(void)
 	refvm_vm_destroy(&vm);
 }
 
-/* The machine is shared: slower is possible, faster is not, much slower is a mistake. */
+/* Operations per second from now on, over about half a second; never more than there were. */
+static uint64_t ops_per_s(const struct refvm_vm *vm)
+{
+	uint64_t ns = sluice_now_ns(), ops = fixture_ops(vm);
+
+	fixture_sleep_ms(500);
+	ops = fixture_ops(vm) - ops;
+	return ops * SLUICE_NS_PER_S / (sluice_now_ns() - ns);
+}
+
+/* The machine is shared: slower is possible, faster is not; much slower all the time is a
+   mistake. */
 static void test_rate(void)
 {
 	struct refvm_vm_opts opts = fixture_opts(accel, REFVM_TRACKING_AUTO);
 	struct refvm_vm vm;
-	uint64_t ops, ns;
+	uint64_t rate = 0;
+	int i;
 
 	opts.guest.rate = 20000;
 	if (!fixture_boot(&vm, &opts))
 		return;
-	fixture_sleep_ms(100);
-	ops = fixture_ops(&vm);
-	ns = sluice_now_ns();
-	fixture_sleep_ms(1000);
-	ops = fixture_ops(&vm) - ops;
-	ns = sluice_now_ns() - ns;
-	ops = ops * SLUICE_NS_PER_S / ns;
-	CU_ASSERT(ops <= 22000);
-	CU_ASSERT(ops >= 10000);
+	fixture_work(&vm, 1000);
+	for (i = 0; i < 60 && rate < 10000; i++) {
+		rate = ops_per_s(&vm);
+		CU_ASSERT(rate <= 22000);
+	}
+	CU_ASSERT(rate >= 10000);
 	refvm_vm_destroy(&vm);
 }
 
@@ -97,7 +103,6 @@ static void test_tick_jump(void)
 	struct refvm_vm_opts opts = fixture_opts(accel, REFVM_TRACKING_AUTO);
 	struct refvm_guest_cpu *cpu;
 	struct refvm_vm vm;
-	uint64_t ops;
 	int64_t jump;
 
 	opts.guest.rate = 20000;
@@ -107,45 +112,36 @@ static void test_tick_jump(void)
 		refvm_vm_stop(&vm);
 		cpu = refvm_memory_at(&vm.memory, REFVM_GPA_CPU, sizeof(*cpu));
 		cpu->next_tick += (uint64_t)(jump * (int64_t)(3600 * vm.tick_hz));
-		ops = cpu->ops;
 		refvm_vm_start(&vm);
-		fixture_sleep_ms(500);
-		refvm_vm_stop(&vm);
-		CU_ASSERT(cpu->ops - ops > 1000);
-		CU_ASSERT(cpu->ops - ops < 10000);
+		CU_ASSERT(ops_per_s(&vm) <= 22000);
+		fixture_work(&vm, 1000);
 	}
+	refvm_vm_stop(&vm);
 	CU_ASSERT_EQUAL(fixture_errors(&vm), 0);
 	refvm_vm_destroy(&vm);
 }
 
-static void tick_for_ms(struct refvm_vm *vm, unsigned int ms)
-{
-	unsigned int i;
-
-	for (i = 0; i < ms; i += 10) {
-		refvm_vm_tick(vm);
-		fixture_sleep_ms(10);
-	}
-}
-
+/* A vCPU that may run a fifth of the time; a busy machine can only make it less. */
 static void test_throttle(void)
 {
 	struct refvm_vm_opts opts = fixture_opts(accel, REFVM_TRACKING_AUTO);
+	uint64_t cpu_ns, ns, ops;
 	struct refvm_vm vm;
-	uint64_t free_ops, held_ops;
+	unsigned int i;
 
 	opts.guest.vcpus = 1;
 	if (!fixture_boot(&vm, &opts))
 		return;
-	free_ops = fixture_ops(&vm);
-	tick_for_ms(&vm, 500);
-	free_ops = fixture_ops(&vm) - free_ops;
 	refvm_vm_throttle(&vm, 80);
-	held_ops = fixture_ops(&vm);
-	tick_for_ms(&vm, 500);
-	held_ops = fixture_ops(&vm) - held_ops;
-	CU_ASSERT(held_ops > 0);
-	CU_ASSERT(held_ops < free_ops / 2);
+	ns = sluice_now_ns();
+	cpu_ns = sluice_clock_read(CLOCK_PROCESS_CPUTIME_ID);
+	ops = fixture_ops(&vm);
+	for (i = 0; i < 50 || fixture_ops(&vm) == ops; i++) {
+		refvm_vm_tick(&vm);
+		fixture_sleep_ms(10);
+	}
+	cpu_ns = sluice_clock_read(CLOCK_PROCESS_CPUTIME_ID) - cpu_ns;
+	CU_ASSERT(cpu_ns < (sluice_now_ns() - ns) / 2);
 	refvm_vm_throttle(&vm, 0);
 	refvm_vm_stop(&vm);
 	CU_ASSERT_EQUAL(fixture_errors(&vm), 0);
@@ -184,15 +180,15 @@ static void test_errors_are_seen(void)
 	for (kind = 0; kind < REFVM_ERROR_KINDS; kind++) {
 		if (!fixture_boot(&vm, &opts))
 			return;
-		fixture_set(&vm, REFVM_PATTERN_IDLE, 0); /* so that it stops between two steps */
-		fixture_sleep_ms(50);
+		fixture_idle(&vm); /* so that it stops between two steps */
+		fixture_sleep_ms(5);
 		refvm_vm_stop(&vm);
 		cpu = refvm_memory_at(&vm.memory, REFVM_GPA_CPU, sizeof(*cpu));
 		CU_ASSERT_EQUAL(fixture_errors(&vm), 0);
 		plant(&vm, kind);
 		fixture_set(&vm, REFVM_PATTERN_UNIFORM, 0);
 		refvm_vm_start(&vm);
-		fixture_sleep_ms(100);
+		FIXTURE_WAIT(__atomic_load_n(&cpu->errors[kind], __ATOMIC_RELAXED) > 0);
 		refvm_vm_stop(&vm);
 		for (other = 0; other < REFVM_ERROR_KINDS; other++)
 			CU_ASSERT_EQUAL(cpu->errors[other] > 0, other == kind);

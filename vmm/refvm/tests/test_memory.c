@@ -97,7 +97,7 @@ static void run_guest_on(const struct refvm_memory_opts *memory)
 	opts.memory = *memory;
 	if (!fixture_boot(&vm, &opts))
 		return;
-	fixture_sleep_ms(100);
+	fixture_work(&vm, 100);
 	refvm_vm_stop(&vm);
 	CU_ASSERT(fixture_ops(&vm) > 0);
 	CU_ASSERT_EQUAL(fixture_errors(&vm), 0);

@@ -11,8 +11,6 @@
 
 #include "vmm/refvm/tests/fixture.h"
 
-#define WORK_MS_MAX 20000
-
 static int accel = REFVM_ACCEL_KVM;
 static int tracking;
 
@@ -70,16 +68,6 @@ static void harvest(struct refvm_vm *vm)
 	CU_ASSERT_EQUAL(err.code, 0);
 }
 
-/* Let the guest work until it has done @ops more; the machine may be busy otherwise. */
-static void work(const struct refvm_vm *vm, uint64_t ops)
-{
-	uint64_t end = fixture_ops(vm) + ops;
-	unsigned int ms;
-
-	for (ms = 0; ms < WORK_MS_MAX && fixture_ops(vm) < end; ms += 5)
-		fixture_sleep_ms(5);
-}
-
 /* One interval: harvested while the guest runs, too, as a migration does. */
 static struct outcome observe(struct refvm_vm *vm, uint64_t ops)
 {
@@ -94,7 +82,7 @@ static struct outcome observe(struct refvm_vm *vm, uint64_t ops)
 		before[i] = snapshot(&vm->memory.region[i]);
 	refvm_vm_start(vm);
 	for (i = 0; i < 4; i++) {
-		work(vm, ops / 4);
+		fixture_work(vm, ops / 4);
 		harvest(vm);
 	}
 	refvm_vm_stop(vm);
@@ -180,7 +168,7 @@ static void test_users(void)
 	CU_ASSERT_EQUAL(refvm_tracking_start(&vm, REFVM_TRACKING_FOR_VERIFY, &err), 0);
 	refvm_memory_since(&vm.memory, true);
 	refvm_tracking_stop(&vm, REFVM_TRACKING_FOR_MIGRATION);
-	fixture_sleep_ms(50);
+	fixture_work(&vm, 1000);
 	harvest(&vm);
 	for (i = 0; i < vm.memory.count; i++) {
 		since = vm.memory.region[i].since;
