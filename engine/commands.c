@@ -399,18 +399,13 @@ static json_t *lane_json(
 		[SLUICE_LANE_FENCING] = "lost"};
 	uint64_t now_ns = sluice_now_ns();
 	const struct sluice_lane_slot *slot = &set->slots[lane];
+	struct sluice_conn_stats conn;
 	struct sluice_crew_lane place = sluice_crew_lane(engine->crew, lane);
-	struct sluice_conn_stats conn = slot->past_conn;
 	struct sluice_lane_counters c;
 	json_t *reply;
 
 	sluice_lane_set_counters(set, lane, &c);
-	if (slot->lane != NULL) {
-		const struct sluice_conn_stats *live = sluice_lane_conn_stats(slot->lane);
-
-		conn.bytes_out += SLUICE_COUNT_READ(live->bytes_out);
-		conn.syscalls_out += SLUICE_COUNT_READ(live->syscalls_out);
-	}
+	sluice_lane_set_conn_stats(set, lane, &conn);
 	reply = json_pack("{s:I, s:s, s:I, s:s, s:s, s:I, s:I, s:I, s:I, s:I}", "lane",
 		(json_int_t)lane, "state", states[slot->standing], "epoch", (json_int_t)slot->epoch,
 		"transport", engine->transport->name, "rail", engine->config.rail, "window-bytes",
@@ -431,6 +426,13 @@ static json_t *lane_json(
 	json_object_set_new(reply, "pages-sent", json_integer((json_int_t)c.pages_sent));
 	json_object_set_new(reply, "pages-zero", json_integer((json_int_t)c.pages_zero));
 	json_object_set_new(reply, "busy-ns", json_integer((json_int_t)c.busy_ns));
+	json_object_set_new(reply, "zerocopy-sent", json_integer((json_int_t)conn.zerocopy_sent));
+	json_object_set_new(
+		reply, "zerocopy-copied", json_integer((json_int_t)conn.zerocopy_copied));
+	json_object_set_new(
+		reply, "zerocopy-enobufs", json_integer((json_int_t)conn.zerocopy_enobufs));
+	json_object_set_new(
+		reply, "payload-damaged", json_integer((json_int_t)conn.payload_damaged));
 	json_object_set_new(reply, "idle-ns", json_integer((json_int_t)c.idle_ns));
 	return reply;
 }

@@ -97,6 +97,12 @@ static int make_outbox(struct sluice_source *s, const json_t *message)
 	if (!sluice_is_aligned(slot_bytes, SLUICE_PAGE_BYTES))
 		return sluice_fail_scope(&s->error, SLUICE_SCOPE_SESSION, -EPROTO, "welcome",
 			"the peer's slots of %u bytes are not a multiple of 4096", slot_bytes);
+	if ((uint64_t)slots * slot_bytes > SLUICE_STAGING_BYTES_MAX)
+		return sluice_fail_scope(&s->error, SLUICE_SCOPE_SESSION, -EPROTO, "welcome",
+			"the peer's %u slots of %u bytes are more than 1 GiB; lower device-slots "
+			"or "
+			"device-slot-size there",
+			slots, slot_bytes);
 	sluice_node_prefer(s->conf.staging_nodes, &policy);
 	r = sluice_outbox_create(slots, slot_bytes, &s->conf.outbox);
 	sluice_node_restore(&policy);

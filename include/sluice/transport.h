@@ -143,9 +143,20 @@ struct sluice_arm {
  * Per connection. Written by the lane's worker, read by anyone at any time: both
  * sides use relaxed __atomic loads and stores (plain types keep the header C++ clean).
  */
+#define SLUICE_CONN_STATS(X)                                                          \
+	X(bytes_out, "bytes sent, headers included")                                  \
+	X(bytes_in, "bytes received, headers included")                               \
+	X(syscalls_out, "system calls or doorbells to send")                          \
+	X(syscalls_in, "system calls or completion polls to receive")                 \
+	X(zerocopy_sent, "sends that asked the kernel not to copy")                   \
+	X(zerocopy_copied, "of these, sends that it copied nevertheless")             \
+	X(zerocopy_enobufs, "sends copied because it had no room for another notice") \
+	X(payload_damaged, "checksums of payload that were wrong; each ends the connection")
+
 struct sluice_conn_stats {
-	uint64_t bytes_out, bytes_in; /* on the wire, headers included */
-	uint64_t syscalls_out, syscalls_in; /* or doorbells and completion polls */
+#define X(name, help) uint64_t name;
+	SLUICE_CONN_STATS(X)
+#undef X
 };
 
 /* Connections that asked for a lane of a rail. Written and read by the control thread. */
