@@ -118,6 +118,8 @@ void source_fail_text(struct sluice_source *s, int code, const char *fmt, ...)
 void source_tell_throttle(struct sluice_source *s, uint32_t percent);
 void source_wake_lanes(struct sluice_source *s);
 bool source_guest_is_ours(enum source_state state);
+/* True when it did. */
+bool source_fail_when_memory_lost(struct sluice_source *s);
 
 static inline uint64_t source_now(const struct sluice_source *s)
 {
