@@ -65,6 +65,7 @@ struct sluice_engine {
 	struct sluice_link *link; /* to the session's peer */
 	struct sluice_peer_address peer; /* where migrate goes to */
 	struct sluice_link_listener *listener;
+	struct sluice_peer_address listen; /* what migrate-incoming was given */
 	char listen_uri[SLUICE_URI_BYTES];
 	bool awaits_guest; /* from migrate-incoming until a guest is here: memory may be written */
 	struct sluice_stranger strangers[SLUICE_STRANGERS_MAX];

@@ -447,14 +447,20 @@ void sluice_engine_adopt_link(struct sluice_engine *engine, struct sluice_strang
 	sluice_target_peer_back(engine->target);
 }
 
-static void refuse(struct sluice_link *link, const char *text)
+static void say_refuse(struct sluice_link *link, const char *text)
 {
 	sluice_link_send(link, json_pack("{s:s, s:s}", "type", "refuse", "error", text));
 }
 
+static void refuse(struct sluice_engine *engine, struct sluice_link *link, const char *text)
+{
+	say_refuse(link, text);
+	sluice_security_refused(engine, text);
+}
+
 static void stranger_bad(void *ctx, const char *why)
 {
-	refuse(((struct sluice_stranger *)ctx)->link, why);
+	say_refuse(((struct sluice_stranger *)ctx)->link, why); /* its end follows, and counts */
 }
 
 static int make_staging(struct sluice_engine *engine, struct sluice_error *err)
@@ -540,7 +546,7 @@ static void hello(struct sluice_stranger *stranger, const json_t *message)
 	if (engine->target != NULL)
 		sluice_target_superseded(engine->target, message);
 	if (check_awaits(engine, &err) < 0) {
-		refuse(link, err.text);
+		refuse(engine, link, err.text);
 		sluice_link_close(link);
 		return;
 	}
@@ -550,7 +556,7 @@ static void hello(struct sluice_stranger *stranger, const json_t *message)
 	sluice_link_set_handlers(link, &handlers);
 	engine->link = link;
 	if (accept_source(engine, message, &err) < 0) {
-		refuse(link, err.text);
+		refuse(engine, link, err.text);
 		sluice_engine_session_clear(engine);
 		return;
 	}
@@ -594,11 +600,11 @@ static void stranger_message(void *ctx, const json_t *message)
 		resolve(stranger, message);
 	} else if (strcmp(type, "resume") == 0) {
 		if (sluice_engine_resume(stranger, message, &err) < 0) {
-			refuse(stranger->link, err.text);
+			refuse(stranger->engine, stranger->link, err.text);
 			stranger_gone(stranger);
 		}
 	} else {
-		refuse(stranger->link, "a session begins with hello");
+		refuse(stranger->engine, stranger->link, "a session begins with hello");
 		stranger_gone(stranger);
 	}
 }
@@ -610,7 +616,14 @@ static void on_peer_accepted(void *ctx, int fd)
 		.message = stranger_message, .bad = stranger_bad, .down = stranger_down};
 	struct sluice_stranger *stranger = &engine->strangers[0];
 	struct sluice_link_opts opts;
+	struct sluice_error err = {0};
 
+	/* Settings may have changed since migrate-incoming. */
+	if (sluice_security_check(engine, &engine->listen, SLUICE_ADDRESS_LISTEN, &err) < 0) {
+		sluice_security_refused(engine, err.text);
+		close(fd);
+		return;
+	}
 	sluice_security_link_opts(&engine->config, STRANGER_DEADLINE_NS, &opts);
 	/* When all places are taken the oldest goes: who means it says hello at once, and those who
 	   only sit there must not keep it out. */
@@ -619,7 +632,7 @@ static void on_peer_accepted(void *ctx, int fd)
 			engine->strangers[i].since_ns < stranger->since_ns)
 			stranger = &engine->strangers[i];
 	if (stranger->link != NULL)
-		stranger_gone(stranger);
+		stranger_down(stranger, "it said nothing, and others wanted its place");
 	handlers.ctx = stranger;
 	stranger->engine = engine;
 	stranger->since_ns = sluice_now_ns();
@@ -645,6 +658,7 @@ int sluice_engine_incoming(struct sluice_engine *engine, const char *uri, struct
 	r = sluice_link_listen(engine->loop, &address, on_peer_accepted, engine, engine->listen_uri,
 		&engine->listener, err);
 	engine->awaits_guest = r == 0;
+	engine->listen = address;
 	return r;
 }
 

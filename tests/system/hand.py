@@ -37,14 +37,16 @@ def memfd(size, seal=True, flags=os.MFD_ALLOW_SEALING):
 class Engine:
     """An engine started by hand, and the connection that acts as its VMM."""
 
-    def __init__(self, lab, name, **settings):
+    def __init__(self, lab, name, netns=None, **settings):
+        """@netns: the network namespace that it lives in."""
         folder = os.path.join(lab.folder, name)
         os.mkdir(folder)
-        self.lab, self.name = lab, name
+        self.lab, self.name, self.folder = lab, name, folder
         self.path = os.path.join(folder, "engine.sock")
         self.runtime = os.path.join(folder, "run")
         self.regions = {}  # name: what the VMM sees of it
-        arguments = [lab_module.program("sluiced"), "--listen", self.path]
+        arguments = ["ip", "netns", "exec", netns] if netns else []
+        arguments += [lab_module.program("sluiced"), "--listen", self.path]
         for key, value in {"runtime-dir": self.runtime, **PATIENT, **settings}.items():
             arguments += ["--set", f"{key.replace('_', '-')}={value}"]
         self.child, self.process = lab.start(name, arguments)
@@ -63,8 +65,8 @@ class Engine:
                 self.vmm.command("getfd", fd=fd, fdname="dirty")
             self.vmm.command("feed-add", region=name, type="bitmap", fdname="dirty")
 
-    def incoming(self):
-        return self.vmm.command("migrate-incoming", uri="tcp:127.0.0.1:0")["uri"]
+    def incoming(self, uri="tcp:127.0.0.1:0"):
+        return self.vmm.command("migrate-incoming", uri=uri)["uri"]
 
     def open_files(self):
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
@@ -112,6 +114,11 @@ def migrate_by_hand(source, target):
             raise AssertionError(f"what arrived of \"{name}\" is not what was sent")
 
 
+def without_numbers(text):
+    """A limit that is moved makes no other row of the list."""
+    return re.sub(r"\d+", "N", text)
+
+
 class Attempts:
     """What was tried and what it got: the rows of docs/hostile-input.md.
 
@@ -145,8 +152,8 @@ class Attempts:
                     file.write(f"{self.section}\t{self.row_text(row)}\n")
             return
         with open(LIST_PAGE, encoding="utf-8") as file:
-            page = set(file.read().splitlines())
+            page = {without_numbers(line) for line in file.read().splitlines()}
         for row in self.rows:
-            if self.row_text(row) not in page:
+            if without_numbers(self.row_text(row)) not in page:
                 raise AssertionError(f"not in docs/hostile-input.md: {self.row_text(row)}\n"
                                      "run scripts/hostile-list to write the page anew")

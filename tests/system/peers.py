@@ -18,13 +18,12 @@ import subprocess
 import threading
 
 import lab as lab_module
-from lab import ENDED, PATIENT, LabTest, migrate, wait_until
+from hand import MIB, Engine
+from lab import ENDED, LabTest, migrate, wait_until
 from qmp import PATIENCE_S, QmpError
-from hand import MIB, memfd
 
 KEY = "8f3a0c5d7e91b2436f58a7c9d0e1f20314253647586970a1b2c3d4e5f6071829"
 OTHER_KEY = KEY[::-1]
-PEER_DEADLINE_S = 5  # how long an engine listens to somebody who says nothing
 GUEST = {"ram": "96M", "vcpus": 1, "pattern": "hotset", "rate": 20000, "track_after_resume": "yes"}
 
 
@@ -44,30 +43,12 @@ def needs_network():
     return "there is no program ip (package iproute2)"
 
 
-class Engine:
-    """An engine started by hand, and the connection that acts as its VMM."""
+class Peer(Engine):
+    """An engine started by hand, with a region."""
 
     def __init__(self, lab, name, netns=None, **settings):
-        folder = os.path.join(lab.folder, name)
-        os.mkdir(folder)
-        self.lab, self.name, self.folder = lab, name, folder
-        self.path = os.path.join(folder, "engine.sock")
-        arguments = ["ip", "netns", "exec", netns] if netns else []
-        arguments += [lab_module.program("sluiced"), "--listen", self.path]
-        settings = {"runtime_dir": os.path.join(folder, "run"), **settings}
-        for key, value in settings.items():
-            arguments += ["--set", f"{key.replace('_', '-')}={value}"]
-        _, self.process = lab.start(name, arguments)
-        self.vmm = lab.connect(self.path)
-        for fdname, size, command, extra in (
-                ("ram", 8 * MIB, "memory-add", {"id": "low", "size": 8 * MIB, "gpa": 0}),
-                ("dirty", 4096, "feed-add", {"region": "low", "type": "bitmap"})):
-            with memfd(size) as fd:
-                self.vmm.command("getfd", fd=fd, fdname=fdname)
-            self.vmm.command(command, fdname=fdname, **extra)
-
-    def incoming(self, uri="tcp:127.0.0.1:0"):
-        return self.vmm.command("migrate-incoming", uri=uri)["uri"]
+        super().__init__(lab, name, netns, **settings)
+        self.add_memory("low", 8 * MIB)
 
     def security(self):
         return self.vmm.command("query-migrate")["security"]
@@ -140,6 +121,7 @@ class Relay(threading.Thread):
         super().__init__(daemon=True)
         self.to = (uri.split(":")[1], int(uri.rsplit(":", 1)[1]))
         self.word, self.seen, self.bytes = word, False, 0
+        self.pairs = []
         self.server = socket.create_server(("127.0.0.1", 0))
         self.uri = f"tcp:127.0.0.1:{self.server.getsockname()[1]}"
         self.start()
@@ -153,14 +135,22 @@ class Relay(threading.Thread):
             target.shutdown(socket.SHUT_WR)
 
     def run(self):
-        here, _ = self.server.accept()
-        there = socket.create_connection(self.to)
-        back = threading.Thread(target=self.pump, args=(there, here), daemon=True)
-        back.start()
-        self.pump(here, there)
-        back.join()
-        for sock in (here, there, self.server):
-            sock.close()
+        while True:
+            try:
+                pair = (self.server.accept()[0], socket.create_connection(self.to))
+            except OSError:
+                return
+            self.pairs.append(pair)
+            for source, target in (pair, pair[::-1]):
+                threading.Thread(target=self.pump, args=(source, target), daemon=True).start()
+
+    def cut(self):
+        """Every connection, without a word to either end."""
+        for pair in self.pairs:
+            for sock in pair:
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+        self.pairs.clear()
 
 
 class OneHost(PeerTest):
@@ -171,8 +161,8 @@ class OneHost(PeerTest):
         self.need_tls()
         key = self.key_file("keys")
         for name, settings, seen in (("psk", {"psk_file": key}, False), ("none", {}, True)):
-            source = Engine(self.lab, "source-" + name, **settings)
-            target = Engine(self.lab, "target-" + name, **settings)
+            source = Peer(self.lab, "source-" + name, **settings)
+            target = Peer(self.lab, "target-" + name, **settings)
             self.assertFalse(source.maps("libssl"), "loaded before it was needed")
             relay = Relay(target.incoming(), b'"type"')
             source.vmm.command("migrate", uri=relay.uri)
@@ -186,15 +176,44 @@ class OneHost(PeerTest):
             self.assertEqual(target.security().get("psk-identity"), None if seen else "host")
             source.vmm.command("migrate_cancel")
 
+    def test_resumed_on_a_new_link(self):
+        """The link is cut while pages move: new TLS session, new tickets, the same migration."""
+        self.need_tls()
+        settings = {"psk-file": self.key_file("keys"), "recover-pause": "20ms", "lanes": 2}
+        here = self.lab.host("here", engine_set=settings, **GUEST)
+        there = self.lab.host("there", engine_set=settings, incoming="yes", **GUEST)
+        here.wait_ready()
+        relay = Relay(there.incoming(), b'"type"')
+        with here.operator() as operator:
+            operator.command("migrate-set-parameters", **{"max-bandwidth": 16 * MIB})
+            operator.command("migrate", uri=relay.uri)
+            operator.wait_event("MIGRATION", PATIENCE_S, ("active",))
+            for cut in (1, 2):
+                relay.cut()
+                wait_until(f"the link is back, {cut}", lambda n=cut: (
+                    lambda now: now["status"] == "active" and now["pauses"] == n)(
+                        operator.command("query-migrate")))
+                wait_until("new lanes", lambda: all(
+                    lane["state"] == "active" for lane in operator.command("query-lanes")))
+            operator.command("migrate-set-parameters", **{"max-bandwidth": 0})
+            end = operator.wait_event("MIGRATION", PATIENCE_S, ENDED)
+            self.assertEqual(end["status"], "completed", end)
+            lanes = operator.command("query-lanes")
+        wait_until("the guest runs there", there.running)
+        self.verify(here, there)
+        there.check_alive()
+        self.assertGreaterEqual(min(lane["epoch"] for lane in lanes), 3, lanes)
+        self.assertFalse(relay.seen)
+
     def test_keys_that_do_not_fit(self):
         self.need_tls()
         key = self.key_file("keys")
-        target = Engine(self.lab, "target", psk_file=key)
+        target = Peer(self.lab, "target", psk_file=key)
         uri = target.incoming()
-        source = Engine(self.lab, "source", psk_file=self.key_file("other", f"host:{OTHER_KEY}\n"))
+        source = Peer(self.lab, "source", psk_file=self.key_file("other", f"host:{OTHER_KEY}\n"))
         self.fails(source, uri, "different keys", "\"host\"", "other")
         self.tells(target, "different keys", "\"host\"", "keys")
-        stranger = Engine(self.lab, "stranger", psk_file=self.key_file("s", f"they:{KEY}\n"))
+        stranger = Peer(self.lab, "stranger", psk_file=self.key_file("s", f"they:{KEY}\n"))
         self.fails(stranger, uri, "no key for identity \"they\"", "psk-file")
         wait_until("the target was told", lambda: target.security()["peers-refused"] == 2)
         self.assertIn("no line for identity \"they\"", target.security()["last-refused"])
@@ -218,13 +237,13 @@ class OneHost(PeerTest):
                     server.accept()[0], server_side=True) as peer:
                 peer.recv(1)
 
-        source = Engine(self.lab, "source", psk_file=key)
+        source = Peer(self.lab, "source", psk_file=key)
         with socket.create_server(("127.0.0.1", 0)) as server:
             thread = threading.Thread(target=serve, args=(server,), daemon=True)
             thread.start()
             self.fails(source, f"tcp:127.0.0.1:{server.getsockname()[1]}", "certificate")
             thread.join()
-        target = Engine(self.lab, "target", psk_file=key)
+        target = Peer(self.lab, "target", psk_file=key)
         port = int(target.incoming().rsplit(":", 1)[1])
         for number, version in enumerate((ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_2), 1):
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -240,16 +259,16 @@ class OneHost(PeerTest):
     def test_clear_text_and_tls(self):
         self.need_tls()
         key = self.key_file("keys")
-        encrypted, plain = Engine(self.lab, "encrypted", psk_file=key), Engine(self.lab, "plain")
+        encrypted, plain = Peer(self.lab, "encrypted", psk_file=key), Peer(self.lab, "plain")
         self.fails(plain, encrypted.incoming(), "refused", "encrypted", "set psk-file")
         self.tells(encrypted, "in clear text", "set psk-file")
-        encrypted = Engine(self.lab, "encrypted-2", psk_file=key)
-        plain = Engine(self.lab, "plain-2")
+        encrypted = Peer(self.lab, "encrypted-2", psk_file=key)
+        plain = Peer(self.lab, "plain-2")
         self.fails(encrypted, plain.incoming(), "in clear text", "set psk-file")
         self.tells(plain, "wants an encrypted link", "set psk-file")
 
     def test_settings(self):
-        key, engine = self.key_file("keys"), Engine(self.lab, "engine")
+        key, engine = self.key_file("keys"), Peer(self.lab, "engine")
         uri = "tcp:127.0.0.1:1"
 
         def check(words, **parameters):
@@ -274,15 +293,20 @@ class OneHost(PeerTest):
     def test_silence(self):
         """Somebody who says nothing, or not enough, is let go; in clear text and in TLS."""
         settings = [{}] + ([{"psk_file": self.key_file("keys")}] if has_tls() else [])
-        for number, setting in enumerate(settings):
-            target = Engine(self.lab, f"target-{number}", **setting)
+        targets = [Peer(self.lab, f"target-{number}", **setting)
+                   for number, setting in enumerate(settings)]
+        silent = []
+        for target in targets:
             port = int(target.incoming().rsplit(":", 1)[1])
             for words in (b"", b"{\"type\": ", b"\x16\x03\x01\x01\x00\x01"):
-                with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as peer:
-                    peer.sendall(words)
-                    with contextlib.suppress(ConnectionResetError):
-                        while peer.recv(4096):
-                            pass
+                silent.append(self.lab.connections.enter_context(
+                    socket.create_connection(("127.0.0.1", port), PATIENCE_S)))
+                silent[-1].sendall(words)
+        for peer in silent:
+            with contextlib.suppress(ConnectionResetError):
+                while peer.recv(4096):
+                    pass
+        for target in targets:
             wait_until("all are gone", lambda t=target: t.security()["peers-refused"] == 3)
             self.assertEqual(target.vmm.command("query-status")["status"], "incoming")
 
@@ -302,14 +326,14 @@ class OneHost(PeerTest):
             self.assertEqual(uri, "unix:" + path)
             self.assertEqual(stat.S_IMODE(os.lstat(path).st_mode), 0o600)
             self.assertEqual(self.hop(source, target, uri)["peer-link"], "none")
-        third = Engine(self.lab, "third")
+        third = Peer(self.lab, "third")
         self.refused(["another engine"], third.vmm, "migrate-incoming", uri=uri)
 
     def test_unix_socket_of_somebody_else(self):
         """As root the test can be another user: nobody."""
         if os.geteuid() != 0:
             self.skipTest("another user's process can only be made by root")
-        target = Engine(self.lab, "target")
+        target = Peer(self.lab, "target")
         path = os.path.join(target.folder, "peer.sock")
         target.incoming("unix:" + path)
         for folder in (self.lab.folder, target.folder):
@@ -322,7 +346,7 @@ class OneHost(PeerTest):
         self.assertEqual(done.returncode, 0)
         self.assertEqual(target.security()["peers-refused"], 0, "it was let in to be refused")
         # And a source that is led to somebody else's socket.
-        source = Engine(self.lab, "source")
+        source = Peer(self.lab, "source")
         with socket.socket(socket.AF_UNIX) as server:
             other = os.path.join(self.lab.folder, "other.sock")
             server.bind(other)
@@ -334,7 +358,7 @@ class OneHost(PeerTest):
             self.fails(source, "unix:" + other, "belongs to another user")
 
     def test_names_and_ipv6(self):
-        source, target = Engine(self.lab, "source"), Engine(self.lab, "target")
+        source, target = Peer(self.lab, "source"), Peer(self.lab, "target")
         self.assertRegex(target.incoming("tcp:localhost:0"), r"^tcp:(127\.0\.0\.1|\[::1\]):\d+$")
         uris = [target.incoming("tcp:127.0.0.1:0").replace("127.0.0.1", "localhost")]
         if socket.has_ipv6 and os.path.exists("/proc/net/if_inet6"):
@@ -349,7 +373,7 @@ class OneHost(PeerTest):
             target.vmm.events.clear()
 
     def test_cli(self):
-        source, target = Engine(self.lab, "source"), Engine(self.lab, "target")
+        source, target = Peer(self.lab, "source"), Peer(self.lab, "target")
         target.incoming()
 
         def sluice(*arguments, expect=0):
@@ -405,7 +429,7 @@ class Tickets(PeerTest):
                    lambda: target.security()["lanes-refused"] == count)
 
     def test_twice_and_of_another_session(self):
-        target = Engine(self.lab, "target", **PATIENT)
+        target = Peer(self.lab, "target")
         uri = target.incoming()
         peer, first = self.hello(uri, "a" * 32)
         self.assertTrue(self.show(first, first["tickets"][0]))
@@ -428,7 +452,7 @@ class Tickets(PeerTest):
         self.assertTrue(self.show(third, third["tickets"][0]))
 
     def test_of_a_closed_link(self):
-        target = Engine(self.lab, "target", **PATIENT)
+        target = Peer(self.lab, "target")
         peer, welcome = self.hello(target.incoming(), "d" * 32)
         peer.close()
         wait_until("the link is closed", lambda: all(
@@ -437,7 +461,7 @@ class Tickets(PeerTest):
         self.refused_count(target, 1)
 
     def test_too_late(self):
-        target = Engine(self.lab, "target", **{**PATIENT, "setup-timeout": "200ms"})
+        target = Peer(self.lab, "target", setup_timeout="200ms")
         _, welcome = self.hello(target.incoming(), "e" * 32)
         wait_until("nobody waits for it any more", lambda: target.vmm.command(
             "query-lanes")[0]["state"] == "lost")
@@ -478,7 +502,7 @@ class Network(PeerTest):
     def engine(self, number, name=None, **settings):
         """On host 1 or 2; lanes may use the network unless the test says otherwise."""
         settings = {"rail": f"198.51.100.{number}:0", "lane_security": "none", **settings}
-        return Engine(self.lab, name or f"host{number}", self.namespaces[number - 1], **settings)
+        return Peer(self.lab, name or f"host{number}", self.namespaces[number - 1], **settings)
 
     def test_clear_text_is_refused(self):
         uri = "tcp:198.51.100.2:4444"
@@ -493,14 +517,21 @@ class Network(PeerTest):
         words = ["lanes", "clear text", "lane-security: none at both ends"]
         self.refused(words, source.vmm, "migrate", uri=uri)
         self.refused(words, target.vmm, "migrate-incoming", uri=uri)
+        # What was allowed when it began to wait, and is not any more.
+        target = self.engine(2, "target4", security="none")
+        uri = target.incoming("tcp:198.51.100.2:0")
+        target.vmm.command("migrate-set-parameters", security="auto")
+        source = self.engine(1, "source4", security="none")
+        self.fails(source, uri, "the peer link was lost")
+        self.tells(target, "in clear text", "psk-file")
         # Lanes that wait where the other host cannot come.
         target = self.engine(2, "target3", security="none", rail="127.0.0.1:0")
         self.refused(["rail=ADDRESS:0"], target.vmm, "migrate-incoming", uri=uri)
 
     def test_a_source_is_not_led_out(self):
         """A peer on this host names lanes on another one."""
-        source = Engine(self.lab, "source")
-        target = Engine(self.lab, "target", rail="0.0.0.0:0", lane_security="none")
+        source = Peer(self.lab, "source")
+        target = Peer(self.lab, "target", rail="0.0.0.0:0", lane_security="none")
         self.fails(source, target.incoming(), "0.0.0.0", "lane-security: none")
 
     def test_wrong_key_over_the_network(self):

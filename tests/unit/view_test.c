@@ -180,6 +180,30 @@ static void test_bar(void)
 	json_decref(migrate);
 }
 
+/* What an operator wants to know of a migration that stands still. */
+static void test_paused(void)
+{
+	json_t *migrate = migrating();
+	struct cli_view view = {.socket = "x", .migrate = migrate};
+	char text[640], *picture;
+
+	CU_ASSERT_PTR_NULL(cli_view_pause(migrate, text, sizeof(text)));
+	CU_ASSERT_PTR_NULL(cli_view_losses(migrate, text, sizeof(text)));
+	json_object_set_new(migrate, "status", json_string("paused"));
+	json_object_set_new(migrate, "pause-reason", json_string("the peer link was lost"));
+	UNIT_CONTAINS(cli_view_pause(migrate, text, sizeof(text)), "sluice recover");
+	json_object_set_new(migrate, "retry-in", json_integer(3200));
+	json_object_set_new(migrate, "lanes-lost", json_integer(4));
+	json_object_set_new(migrate, "bytes-resent", json_integer(4 << 20));
+	picture = render(&view, 120, 0);
+	UNIT_CONTAINS(picture, "the peer link was lost; next try in 3.2 s");
+	UNIT_CONTAINS(picture, "4 lanes lost, 0 opened again; 4.0 MiB sent again");
+	free(picture);
+	json_object_set_new(migrate, "gives-up-in", json_integer(90000));
+	UNIT_CONTAINS(cli_view_pause(migrate, text, sizeof(text)), "for 90.0 s more");
+	json_decref(migrate);
+}
+
 static void test_numbers(void)
 {
 	char text[32];
@@ -299,6 +323,7 @@ int main(void)
 		{"no migration", test_nothing_yet},
 		{"sparse replies", test_sparse},
 		{"bar and line", test_bar},
+		{"paused", test_paused},
 		{"numbers", test_numbers},
 		{"settings", test_settings},
 		{"a machine with its workers and lanes", test_machine},
