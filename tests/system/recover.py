@@ -72,22 +72,26 @@ def need_cutting():
                 lab_module.skip("the kernel does not destroy sockets (CONFIG_INET_DIAG_DESTROY, root)")
 
 
-class Recover(LabTest):
-    def hosts(self, **engine_set):
-        """A source whose guest works, and a target that waits; lanes connect to self.rail."""
-        lab = self.lab
-        self.rail = free_port()
-        witness = os.path.join(lab.folder, "witness")
-        engine_set = {**ENGINE, **engine_set}
-        self.source = lab.host("source", witness=witness, engine_set=engine_set, **OPTIONS)
-        self.target = lab.host("target", witness=witness, incoming="yes",
-                               engine_set={**engine_set, "rail": f"127.0.0.1:{self.rail}"},
-                               **OPTIONS)
+class RecoverTest(LabTest):
+    """A source whose guest works, a target that waits, and what to ask of them."""
+
+    def start_hosts(self, both, source, target):
+        witness = os.path.join(self.lab.folder, "witness")
+        self.source = self.lab.host("source", witness=witness, netns=source.pop("netns", None),
+                                    engine_set={**ENGINE, **both, **source}, **OPTIONS)
+        self.target = self.lab.host("target", witness=witness, incoming="yes",
+                                    netns=target.pop("netns", None),
+                                    engine_set={**ENGINE, **both, **target}, **OPTIONS)
         self.source.wait_ready()
 
-    def begin(self, watch):
+    def hosts(self, **engine_set):
+        """On loopback; lanes connect to self.rail."""
+        self.rail = free_port()
+        self.start_hosts(engine_set, {}, {"rail": f"127.0.0.1:{self.rail}"})
+
+    def begin(self, watch, uri="tcp:127.0.0.1:0"):
         """Migrate until pages move."""
-        uri = self.target.incoming()
+        uri = self.target.engine_command("migrate-incoming", uri=uri)["uri"]
         self.link = int(uri.rsplit(":", 1)[1])
         watch.command("migrate", uri=uri)
         watch.wait_event("MIGRATION", status=("active",))
@@ -154,6 +158,8 @@ class Recover(LabTest):
     def paused(self, watch):
         return watch.wait_event("MIGRATION", status=("paused",))
 
+
+class Recover(RecoverTest):
     # ---- lanes ----
 
     def test_a_lane_cut_again_and_again(self):
@@ -332,6 +338,56 @@ class Recover(LabTest):
                    ["status"] in ("none", "failed"))
         migrate(self.source, self.target, **LIFTED)
         self.target.check_alive()
+
+
+class Network(RecoverTest):
+    """Two network namespaces and a cable. Nothing is reset here: packets just do not arrive."""
+
+    HOSTS = {"source": ["10.77.0.1"], "target": ["10.77.0.2", "10.77.0.3"]}  # link; target: rail
+
+    def ip(self, host, *arguments):
+        subprocess.run(["ip", "-n", self.names[host], *arguments], check=True, timeout=10)
+
+    def setUp(self):
+        self.names = {host: f"sluice-{os.getpid()}-{host}" for host in self.HOSTS}
+        for name in self.names.values():
+            made = subprocess.run(["ip", "netns", "add", name], capture_output=True, timeout=10)
+            if made.returncode != 0:
+                self.skipTest(f"no network namespaces: {made.stderr.decode().strip()}")
+            self.addCleanup(subprocess.run, ["ip", "netns", "del", name], check=True, timeout=10)
+        self.ip("source", "link", "add", "cable", "type", "veth", "peer", "name", "cable",
+                "netns", self.names["target"])
+        for host, addresses in self.HOSTS.items():
+            for address in addresses:
+                self.ip(host, "addr", "add", f"{address}/24", "dev", "cable")
+            self.ip(host, "link", "set", "cable", "up")
+        self.start_hosts(
+            {"security": "none", "lane-security": "none", "peer-timeout": "700ms",
+             "lane-timeout": "400ms"},
+            {"rail": "10.77.0.1:0", "netns": self.names["source"]},
+            {"rail": "10.77.0.3:0", "netns": self.names["target"]})
+
+    def test_the_cable_is_pulled(self):
+        with self.source.operator() as watch:
+            self.begin(watch, "tcp:10.77.0.2:0")
+            self.ip("target", "link", "set", "cable", "down")
+            self.assertIn("silent", self.paused(watch)["reason"])
+            self.works(self.source, "the guest works without a network")
+            self.ip("target", "link", "set", "cable", "up")
+            watch.wait_event("MIGRATION", status=("active",))
+            self.arrive(watch)
+
+    def test_lanes_stall_and_the_link_does_not(self):
+        """The way back from the rail is lost: nothing that lanes send is acknowledged."""
+        with self.source.operator() as watch:
+            self.begin(watch, "tcp:10.77.0.2:0")
+            self.ip("target", "rule", "add", "from", "10.77.0.3", "blackhole")
+            reason = self.paused(watch)["reason"]
+            self.assertIn("lanes were lost", reason)
+            self.assertIn("timed out", reason)
+            self.ip("target", "rule", "del", "from", "10.77.0.3", "blackhole")
+            watch.wait_event("MIGRATION", status=("active",))
+            self.arrive(watch)
 
 
 if __name__ == "__main__":
