@@ -95,6 +95,9 @@ void cli_view_render(const struct cli_view *view, unsigned int width, unsigned i
    @ram_holder: query-migrate's reply or MIGRATION_PROGRESS's data. */
 void cli_view_line(const json_t *ram_holder, unsigned int width, FILE *out);
 /* The same with a bar. */
+/* Why it is paused and what comes next; what was lost and sent again. NULL: nothing of the kind. */
+const char *cli_view_pause(const json_t *migrate, char *text, size_t text_bytes);
+const char *cli_view_losses(const json_t *migrate, char *text, size_t text_bytes);
 void cli_view_bar(const json_t *ram_holder, unsigned int width, FILE *out);
 /* Share of guest memory that is at the target, 0 to 1. */
 double cli_view_share(const json_t *ram_holder);
@@ -111,6 +114,8 @@ int cli_watch(struct cli *cli, const struct cli_command *self, int count, char *
 
 int cli_incoming(struct cli *cli, const struct cli_command *self, int count, char **args);
 int cli_status(struct cli *cli, const struct cli_command *self, int count, char **args);
+int cli_pause(struct cli *cli, const struct cli_command *self, int count, char **args);
+int cli_recover(struct cli *cli, const struct cli_command *self, int count, char **args);
 int cli_cancel(struct cli *cli, const struct cli_command *self, int count, char **args);
 int cli_lanes(struct cli *cli, const struct cli_command *self, int count, char **args);
 int cli_memory(struct cli *cli, const struct cli_command *self, int count, char **args);

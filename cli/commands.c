@@ -96,7 +96,7 @@ static void print_status(const json_t *engine, const json_t *migrate)
 {
 	double us = cli_number(migrate, "downtime-us", -1);
 	double ms = us >= 0 ? us / 1000 : cli_number(migrate, "downtime", -1);
-	char text[32];
+	char text[32], more[640];
 
 	printf("engine     %s\n", cli_text(engine, "status", "?"));
 	if (json_object_get(engine, "running") != NULL)
@@ -110,6 +110,10 @@ static void print_status(const json_t *engine, const json_t *migrate)
 	print_security(json_object_get(migrate, "security"));
 	if (ms >= 0)
 		printf("downtime   %s\n", cli_format_ms(ms, text, sizeof(text)));
+	if (cli_view_losses(migrate, more, sizeof(more)) != NULL)
+		printf("losses     %s\n", more);
+	if (cli_view_pause(migrate, more, sizeof(more)) != NULL)
+		printf("paused     %s\n", more);
 	if (json_object_get(migrate, "error-desc") != NULL)
 		printf("error      %s\n", cli_text(migrate, "error-desc", ""));
 }
@@ -148,22 +152,41 @@ int cli_cancel(struct cli *cli, const struct cli_command *self, int count, char 
 					  "the migration is being cancelled");
 }
 
+int cli_pause(struct cli *cli, const struct cli_command *self, int count, char **args)
+{
+	int status = take_none(self, count, args);
+
+	return status != CLI_OK ? status
+				: call_and_say(cli, "migrate-pause", NULL,
+					  "the migration is paused; the guest runs on");
+}
+
+int cli_recover(struct cli *cli, const struct cli_command *self, int count, char **args)
+{
+	if (count > 1)
+		return cli_usage(self, "unexpected argument '%s'", args[1]);
+	return call_and_say(cli, "migrate-recover",
+		count == 1 ? json_pack("{s:s}", "uri", args[0]) : NULL,
+		"the migration is being resumed");
+}
+
 static void print_lanes(const json_t *lanes)
 {
 	const json_t *lane;
 	char placed[32], wire[32];
 	size_t i;
 
-	printf("%4s  %-10s %-9s %5s %6s %12s %12s %10s %10s\n", "lane", "state", "transport",
-		"epoch", "worker", "placed", "on the wire", "pages", "zero");
+	printf("%4s  %-10s %-9s %5s %5s %6s %12s %12s %10s %10s\n", "lane", "state", "transport",
+		"epoch", "lost", "worker", "placed", "on the wire", "pages", "zero");
 	json_array_foreach (lanes, i, lane) {
 		char pages[32], zero[32], worker[16] = "-";
 
 		if (cli_number(lane, "worker", -1) >= 0)
 			snprintf(worker, sizeof(worker), "%.0f", cli_number(lane, "worker", 0));
-		printf("%4.0f  %-10s %-9s %5.0f %6s %12s %12s %10s %10s\n",
+		printf("%4.0f  %-10s %-9s %5.0f %5.0f %6s %12s %12s %10s %10s\n",
 			cli_number(lane, "lane", 0), cli_text(lane, "state", "?"),
-			cli_text(lane, "transport", "-"), cli_number(lane, "epoch", 0), worker,
+			cli_text(lane, "transport", "-"), cli_number(lane, "epoch", 0),
+			cli_number(lane, "losses", 0), worker,
 			bytes_of(lane, "bytes", placed, sizeof(placed)),
 			bytes_of(lane, "bytes-on-wire", wire, sizeof(wire)),
 			cli_format_count(cli_number(lane, "pages-sent", -1), pages, sizeof(pages)),

@@ -28,6 +28,17 @@ static unsigned int columns_of(const char *text)
 	return columns;
 }
 
+/* Bytes of @text that make at most @columns columns. */
+static int bytes_of(const char *text, unsigned int columns)
+{
+	int at = 0;
+
+	for (; text[at] != '\0'; at++)
+		if (((unsigned char)text[at] & 0xc0) != 0x80 && columns-- == 0)
+			break;
+	return at;
+}
+
 /* ---- boxes ---- */
 
 static void repeat(const struct picture *p, unsigned int count)
@@ -40,7 +51,7 @@ static void top(const struct picture *p, const char *title)
 {
 	unsigned int used = columns_of(title) + 5;
 
-	fprintf(p->out, "%s %s ", p->unicode ? "┌─" : "+-", title);
+	fprintf(p->out, "%s %.*s ", p->unicode ? "┌─" : "+-", bytes_of(title, p->width - 5), title);
 	repeat(p, used < p->width ? p->width - used : 0);
 	fprintf(p->out, "%s\n", p->unicode ? "┐" : "+");
 }
@@ -166,7 +177,7 @@ static void node_box(const struct picture *p, const json_t *plan, const json_t *
 	snprintf(title, sizeof(title), "node %.0f", cli_number(node, "node", 0));
 	if (bytes > 0)
 		append(title, sizeof(title), ", %s", cli_format_bytes(bytes, size, sizeof(size)));
-	else
+	else if (!json_is_true(json_object_get(node, "has-memory")))
 		append(title, sizeof(title), ", no memory");
 	if (cores > 0)
 		append(title, sizeof(title), ", %.0f core%s: CPUs %.60s", cores,
@@ -227,11 +238,14 @@ void cli_machine_render(const json_t *plan, unsigned int width, bool unicode, FI
 	const json_t *nodes = json_object_get(machine, "nodes");
 	const json_t *reasons = json_object_get(plan, "reasons");
 	const char *about = "";
+	char title[400];
 	size_t count = json_array_size(nodes);
 
 	p.width = width < WIDTH_MIN ? WIDTH_MIN : width > WIDTH_MAX ? WIDTH_MAX : width;
-	fprintf(out, "%s, %zu node%s, CPUs %.40s\n", cli_text(machine, "source", "a machine"),
-		count, count == 1 ? "" : "s", cli_text(machine, "cpus-present", "?"));
+	snprintf(title, sizeof(title), "%s, %zu node%s, CPUs %s",
+		cli_text(machine, "source", "a machine"), count, count == 1 ? "" : "s",
+		cli_text(machine, "cpus-present", "?"));
+	fprintf(out, "%.*s\n", bytes_of(title, p.width), title);
 	for (size_t i = 0; i < count; i++)
 		node_box(&p, plan, json_array_get(nodes, i), count == 1);
 	if (count > 1 && anything_anywhere(plan)) {

@@ -41,6 +41,14 @@ const struct cli_command cli_commands[] = {
 		"Cancels the migration that runs. Refused once the source's VMM has given the\n"
 		"guest away.\n",
 		cli_cancel},
+	{"pause", "", "stop moving for a while; the guest runs on",
+		"Closes the lanes and the connection to the target. What the guest writes is\n"
+		"collected; 'sluice recover' goes on. Refused once everything has been sent.\n",
+		cli_pause},
+	{"recover", "[URI]", "go on with a paused migration",
+		"Connects to the target again at once, with all retries anew; at URI when the\n"
+		"same engine can be reached there now. For the source.\n",
+		cli_recover},
 	{"lanes", "", "the lanes of the migration",
 		"Prints one line per lane of the migration that runs, or of the last one.\n",
 		cli_lanes},

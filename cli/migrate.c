@@ -113,10 +113,25 @@ static void set_status(struct follow *follow, const char *status)
 	show_status(follow);
 }
 
+/* "paused" alone would say little. */
+static void say_reason(struct follow *follow, const struct sluice_vmm_event *event)
+{
+	json_t *data = json_loads(event->data_json, 0, NULL);
+	const char *reason = cli_text(data, "reason", NULL);
+
+	if (reason != NULL && !follow->cli->json) {
+		clear_bar(follow);
+		printf("  %s\n", reason);
+		fflush(stdout);
+	}
+	json_decref(data);
+}
+
 static void take_event(struct follow *follow, const struct sluice_vmm_event *event)
 {
 	if (strcmp(event->name, "MIGRATION") == 0) {
 		set_status(follow, event->text);
+		say_reason(follow, event);
 	} else if (strcmp(event->name, "MIGRATION_PROGRESS") == 0) {
 		json_decref(follow->progress);
 		follow->progress = json_loads(event->data_json, 0, NULL);

@@ -183,6 +183,44 @@ void cli_view_bar(const json_t *ram_holder, unsigned int width, FILE *out)
 	fprintf(out, "%.*s", (int)bytes_of_columns(text, width), text);
 }
 
+/* ---- paused, and what was lost ---- */
+
+const char *cli_view_pause(const json_t *migrate, char *text, size_t text_bytes)
+{
+	const char *reason = cli_text(migrate, "pause-reason", NULL);
+	double try_ms = cli_number(migrate, "retry-in", -1);
+	double end_ms = cli_number(migrate, "gives-up-in", -1);
+	char time[32];
+
+	if (reason == NULL)
+		return NULL;
+	if (end_ms >= 0)
+		snprintf(text, text_bytes, "%s; waits for the source for %s more", reason,
+			cli_format_ms(end_ms, time, sizeof(time)));
+	else if (try_ms >= 0)
+		snprintf(text, text_bytes, "%s; next try in %s", reason,
+			cli_format_ms(try_ms, time, sizeof(time)));
+	else
+		snprintf(text, text_bytes, "%s; goes on with: sluice recover", reason);
+	return text;
+}
+
+const char *cli_view_losses(const json_t *migrate, char *text, size_t text_bytes)
+{
+	double lost = cli_number(migrate, "lanes-lost", 0);
+	double pauses = cli_number(migrate, "pauses", 0);
+	char bytes[32], time[32];
+
+	if (lost <= 0 && pauses <= 0)
+		return NULL;
+	snprintf(text, text_bytes,
+		"%.0f lanes lost, %.0f opened again; %s sent again; paused %.0f times, %s", lost,
+		cli_number(migrate, "lanes-reopened", 0),
+		cli_format_bytes(cli_number(migrate, "bytes-resent", 0), bytes, sizeof(bytes)),
+		pauses, cli_format_ms(cli_number(migrate, "paused-time", 0), time, sizeof(time)));
+	return text;
+}
+
 /* ---- the whole picture ---- */
 
 static void render_head(const struct cli_view *view, struct picture *picture)
@@ -238,7 +276,7 @@ static void render_downtime(const struct cli_view *view, struct picture *picture
 {
 	double ms = real_downtime(view->migrate);
 	const char *error = cli_text(view->migrate, "error-desc", NULL);
-	char text[32];
+	char text[32], more[LINE_MAX];
 
 	if (ms >= 0)
 		line(picture, "%-*s%s", LABEL_WIDTH, "downtime",
@@ -247,6 +285,10 @@ static void render_downtime(const struct cli_view *view, struct picture *picture
 		line(picture, "%-*s%s expected", LABEL_WIDTH, "downtime",
 			cli_format_ms(expected_downtime(view->migrate), text, sizeof(text)));
 	line(picture, "%-*s%d%%", LABEL_WIDTH, "throttle", view->throttle);
+	if (cli_view_losses(view->migrate, more, sizeof(more)) != NULL)
+		line(picture, "%-*s%s", LABEL_WIDTH, "losses", more);
+	if (cli_view_pause(view->migrate, more, sizeof(more)) != NULL)
+		line(picture, "%-*s%s", LABEL_WIDTH, "paused", more);
 	if (error != NULL)
 		line(picture, "%-*s%s", LABEL_WIDTH, "error", error);
 }

@@ -6,7 +6,7 @@
 
 #define S 1000000000ull
 
-static const char *const program_names[] = {"migration", "plain", "iperf3", NULL};
+static const char *const program_names[] = {"migration", "plain", "iperf3", "harvest", NULL};
 
 #define ROW(type_, name_, field_, default_, min_, max_, help_)                        \
 	{                                                                             \
@@ -27,7 +27,7 @@ const struct sluice_param perf_config_params[] = {
 		.choices = program_names,
 		.help = "what is measured; plain: send() and recv() between memory like the "
 			"guest's, iperf3: that program, both with `ram` bytes over `lanes` "
-			"connections"},
+			"connections; harvest: finding dirty pages in the bitmap of `ram`"},
 
 	ROW(SIZE, "ram", ram_bytes, "1G", 4ull << 20, 1ull << 44, "guest memory"),
 	ROW(UINT, "vcpus", vcpus, "2", 1, 64, "virtual processors of the guest"),
@@ -65,6 +65,21 @@ const struct sluice_param perf_config_params[] = {
 	FLAG("verify", verify, "yes",
 		"compare all guest memory of both sides after a migration; what the guest writes "
 		"there is tracked meanwhile, which slows it"),
+
+	ROW(TIME, "hold", hold_ns, "0", 0, 600 * S,
+		"lanes are held back to 1 MiB/s for this long, so that only tracking costs the "
+		"guest something"),
+	ROW(TIME, "cut-every", cut_every_ns, "0", 0, 600 * S,
+		"one lane's connection is broken this often; needs root, 0: never"),
+	ROW(TIME, "cut-all-after", cut_all_after_ns, "0", 0, 600 * S,
+		"from this moment of the migration on all lanes' connections are broken"),
+	ROW(TIME, "cut-all-for", cut_all_for_ns, "0", 0, 600 * S,
+		"for this long; needs root, 0: never"),
+	ROW(TIME, "idle-for", idle_for_ns, "0", 0, 600 * S,
+		"afterwards the engines' CPU time and memory are measured for this long"),
+	TEXT("network", network, "",
+		"rate of the loopback, such as 3gbit, in a network namespace for the whole call; "
+		"needs root and tc, empty: the host's own"),
 
 	TEXT("refvm", refvm, "", "path of refvm, empty: next to sluice-perf, then PATH"),
 	TEXT("sluiced", sluiced, "", "path of sluiced, empty: next to sluice-perf, then PATH"),

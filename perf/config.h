@@ -20,6 +20,7 @@ enum perf_program {
 	PERF_PROGRAM_MIGRATION, /* a guest goes from one VMM to another */
 	PERF_PROGRAM_PLAIN, /* plain.h */
 	PERF_PROGRAM_IPERF3, /* iperf.h */
+	PERF_PROGRAM_HARVEST, /* part.h */
 };
 
 struct perf_config {
@@ -54,6 +55,14 @@ struct perf_config {
 	uint64_t after_ns;
 	uint64_t timeout_ns;
 	bool verify;
+
+	/* What happens to a migration, and after it. */
+	uint64_t hold_ns;
+	uint64_t cut_every_ns;
+	uint64_t cut_all_after_ns;
+	uint64_t cut_all_for_ns;
+	uint64_t idle_for_ns;
+	char network[PERF_WORD_MAX];
 
 	/* Where the programs are. */
 	char refvm[PERF_PATH_MAX];

@@ -13,6 +13,8 @@
 #include "perf/iperf.h"
 #include "perf/metrics.h"
 #include "perf/migration.h"
+#include "perf/network.h"
+#include "perf/part.h"
 #include "perf/plain.h"
 
 struct experiment {
@@ -24,6 +26,7 @@ struct experiment {
 	unsigned int nodes; /* started so far: each gets a number of its own */
 	uint64_t guest; /* started so far: names what its VMMs share */
 	uint64_t round; /* warm-ups included */
+	bool skipped;
 	json_t *runs; /* counted ones; borrowed from the result */
 };
 
@@ -176,17 +179,23 @@ static int run_guest(struct experiment *x, struct sluice_error *err)
 	return r;
 }
 
-/* A program that sluice is compared with. */
-static int run_peer(struct experiment *x, struct sluice_error *err)
+/* A program beside sluice, or a part of it. */
+static int run_program(struct experiment *x, struct sluice_error *err)
 {
 	json_t *run = NULL;
 	int r;
 
 	name_run(x, 0);
-	if (x->config->program == PERF_PROGRAM_PLAIN)
+	switch (x->config->program) {
+	case PERF_PROGRAM_PLAIN:
 		r = perf_plain_run(x->config, &run, err);
-	else
+		break;
+	case PERF_PROGRAM_IPERF3:
 		r = perf_iperf_run(x->config, x->dir, &run, err);
+		break;
+	default:
+		r = perf_part_harvest(x->config, x->dir, &run, err);
+	}
 	if (r < 0)
 		run = json_pack("{s:s, s:s}", "status", "failed", "error", err->text);
 	perf_progress_say(&x->progress, "%s: %s, %.0f ms", x->progress.prefix,
@@ -198,7 +207,20 @@ static int run_peer(struct experiment *x, struct sluice_error *err)
 
 static int run_one(struct experiment *x, struct sluice_error *err)
 {
-	return x->config->program == PERF_PROGRAM_MIGRATION ? run_guest(x, err) : run_peer(x, err);
+	return x->config->program == PERF_PROGRAM_MIGRATION ? run_guest(x, err)
+							    : run_program(x, err);
+}
+
+/* This machine, or this user, cannot have what is asked for: that is a result, not a failure. */
+static int skip_all(struct experiment *x, struct sluice_error *err)
+{
+	for (size_t i = 0; i < x->plan->variant_count; i++)
+		json_array_append_new(x->runs,
+			json_pack("{s:s, s:s, s:s, s:i}", "status", "skipped", "reason", err->text,
+				"variant", x->plan->variant[i].name, "round", 0));
+	x->skipped = true;
+	*err = (struct sluice_error){.code = 0};
+	return 0;
 }
 
 /* Every variant once; another one begins each time, so that none always follows the same one. */
@@ -266,7 +288,13 @@ int perf_experiment_run(const struct perf_plan *plan, const struct perf_experime
 	r = make_folder(&x, err);
 	if (r < 0)
 		return r;
-	for (x.round = 0; r == 0 && x.round < plan->base.warmup + plan->base.repeats; x.round++)
+	if (plan->base.network[0] != '\0') {
+		r = perf_network_limit(plan->base.network, x.dir, err);
+		if (r < 0)
+			r = skip_all(&x, err);
+	}
+	for (x.round = 0; r == 0 && !x.skipped && x.round < plan->base.warmup + plan->base.repeats;
+		x.round++)
 		r = run_round(&x, err);
 	summarize(&x, result);
 	if (r < 0 || options->keep_logs)

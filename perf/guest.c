@@ -154,9 +154,9 @@ static json_t *describe_series(
 	uint64_t begin_ns = span->start_ns - span->before_ns;
 	double before = perf_series_rate(series, begin_ns, span->start_ns);
 	/* Until it stops: the pause is the downtime, and has a figure of its own. */
-	double during = perf_series_rate(series, span->start_ns, span->stopped_ns);
-
-	return json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "before", before,
+	uint64_t full_ns = span->start_ns + span->held_ns;
+	double during = perf_series_rate(series, full_ns, span->stopped_ns);
+	json_t *ops = json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "before", before,
 		"during", during, "during_ratio", before > 0 ? during / before : 0, "after",
 		perf_series_rate(series, span->running_ns, end_ns), "bin_ms",
 		(double)BIN_NS / (double)SLUICE_NS_PER_MS, "first_bin_ms",
@@ -164,6 +164,11 @@ static json_t *describe_series(
 		ms_after(span->start_ns, span->stopped_ns), "running_ms",
 		ms_after(span->start_ns, span->running_ns), "bins",
 		perf_series_bins(series, begin_ns, end_ns, BIN_NS));
+
+	if (span->held_ns != 0 && before > 0)
+		json_object_set_new(ops, "held_ratio",
+			json_real(perf_series_rate(series, span->start_ns, full_ns) / before));
+	return ops;
 }
 
 int perf_guest_ops(struct perf_node *source, struct perf_node *target,

@@ -37,6 +37,7 @@ int perf_guest_verify(struct perf_node *target, struct perf_node *source,
 /* The moments of a migration, CLOCK_MONOTONIC. */
 struct perf_guest_span {
 	uint64_t start_ns; /* the migration began */
+	uint64_t held_ns; /* lanes were held back so long from then on */
 	uint64_t before_ns; /* the guest had worked at least so long by then */
 	uint64_t stopped_ns; /* at the source */
 	uint64_t running_ns; /* at the target */

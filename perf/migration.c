@@ -5,7 +5,9 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "perf/disturb.h"
 #include "perf/experiment.h"
+#include "perf/footprint.h"
 #include "perf/guest.h"
 #include "perf/migration.h"
 
@@ -20,6 +22,8 @@ struct migration {
 	json_t *run; /* what is known so far */
 	json_t *migrate; /* the source's last query-migrate */
 	struct perf_guest_span span;
+	struct perf_disturb disturb;
+	bool skipped; /* this machine cannot do what is asked for */
 	double cpu_s[2]; /* of both engines at the start */
 };
 
@@ -48,6 +52,18 @@ static int let_work(const struct migration *m, uint64_t ns, struct sluice_error 
 	return r;
 }
 
+/* Ask nobody anything meanwhile: an answer would be work. */
+static int sleep_for(uint64_t ns, struct sluice_error *err)
+{
+	struct timespec left = {
+		.tv_sec = (time_t)(ns / SLUICE_NS_PER_S), .tv_nsec = (long)(ns % SLUICE_NS_PER_S)};
+
+	while (nanosleep(&left, &left) < 0)
+		if (perf_experiment_interrupted())
+			return sluice_fail(err, -EINTR, "run", "interrupted");
+	return 0;
+}
+
 static int start(struct migration *m, struct sluice_error *err)
 {
 	json_t *answer = NULL;
@@ -59,6 +75,13 @@ static int start(struct migration *m, struct sluice_error *err)
 	if (r < 0)
 		return r;
 	uri = json_string_value(json_object_get(answer, "uri"));
+	r = perf_disturb_prepare(
+		&m->disturb, m->config, m->source, m->target, uri != NULL ? uri : "", err);
+	if (r < 0) {
+		m->skipped = r == -EPERM || r == -EOPNOTSUPP;
+		json_decref(answer);
+		return r;
+	}
 	m->cpu_s[0] = perf_process_cpu_s(&m->source->engine);
 	m->cpu_s[1] = perf_process_cpu_s(&m->target->engine);
 	m->span.start_ns = sluice_now_ns();
@@ -110,6 +133,8 @@ static int wait_completed(struct migration *m, struct sluice_error *err)
 		r = check(m, err);
 		if (r == 0)
 			r = query_migrate(m, err);
+		if (r == 0)
+			r = perf_disturb_step(&m->disturb, migrate_status(m), sluice_now_ns(), err);
 		if (r < 0)
 			return r;
 		perf_progress_migration(m->progress, m->migrate);
@@ -206,6 +231,7 @@ static int put_times(struct migration *m, struct sluice_error *err)
 		r = perf_guest_times(m->target, &target, err);
 	if (r < 0)
 		return r;
+	span->held_ns = m->config->hold_ns;
 	span->before_ns = m->config->settle_ns;
 	span->stopped_ns = source.stopped_ns;
 	span->running_ns = target.running_ns;
@@ -218,6 +244,23 @@ static int put_times(struct migration *m, struct sluice_error *err)
 	put_predict_error(m);
 	put_from(m, "engine_total_ms", m->migrate, "total-time", 1);
 	put_from(m, "engine_downtime_ms", m->migrate, "downtime-us", 1e-3);
+	return 0;
+}
+
+/* Peak in flight, as a share of what was allowed. */
+static int put_budget(struct migration *m, const json_t *stats, struct sluice_error *err)
+{
+	json_t *parameters = NULL;
+	double budget, peak = json_number_value(json_object_get(stats, "inflight-bytes-peak"));
+	int r = perf_command(
+		m->source->engine_link, "query-migrate-parameters", NULL, &parameters, err);
+
+	if (r < 0)
+		return r;
+	budget = json_number_value(json_object_get(parameters, "memory-budget"));
+	json_decref(parameters);
+	if (budget > 0)
+		put_real(m, "inflight_of_budget", peak / budget);
 	return 0;
 }
 
@@ -238,6 +281,8 @@ static int put_stats(struct migration *m, struct sluice_error *err)
 	put_from(m, "pages_sent", stats, "pages-sent", 1);
 	put_from(m, "pages_zero", stats, "pages-zero", 1);
 	put_from(m, "inflight_bytes_peak", stats, "inflight-bytes-peak", 1);
+	r = put_budget(m, stats, err);
+	perf_disturb_describe(&m->disturb, stats, lanes, m->run);
 	put_from(m, "pin_ms", stats, "pin-ms", 1);
 	put_from(m, "pages_pinned_during_migration", stats, "pages-pinned-during-migration", 1);
 	if (total_ms > 0)
@@ -296,6 +341,30 @@ static int put_guest(struct migration *m, struct sluice_error *err)
 	return 0;
 }
 
+/* Both engines have nothing to do now; the larger figure of the two counts. */
+static int put_idle(struct migration *m, struct sluice_error *err)
+{
+	const struct perf_process *engine[] = {&m->source->engine, &m->target->engine};
+	double cpu_s[2], most_cpu_s = 0, most_bytes = 0;
+	int r;
+
+	if (m->config->idle_for_ns == 0)
+		return 0;
+	cpu_s[0] = perf_process_cpu_s(engine[0]);
+	cpu_s[1] = perf_process_cpu_s(engine[1]);
+	r = sleep_for(m->config->idle_for_ns, err);
+	for (int i = 0; r == 0 && i < 2; i++) {
+		double used_s = perf_process_cpu_s(engine[i]) - cpu_s[i];
+		double bytes = (double)perf_footprint_bytes(engine[i]->pid);
+
+		most_cpu_s = used_s > most_cpu_s ? used_s : most_cpu_s;
+		most_bytes = bytes > most_bytes ? bytes : most_bytes;
+	}
+	put_real(m, "idle_cpu_ms", most_cpu_s * 1e3);
+	put_real(m, "engine_memory_bytes", most_bytes);
+	return r;
+}
+
 static int measure(struct migration *m, struct sluice_error *err)
 {
 	int r = perf_guest_wait_ready(m->source, m->config->timeout_ns, err);
@@ -315,6 +384,8 @@ static int measure(struct migration *m, struct sluice_error *err)
 	if (r == 0)
 		r = put_stats(m, err);
 	if (r == 0)
+		r = put_idle(m, err);
+	if (r == 0)
 		r = let_work(m, m->config->after_ns, err);
 	/* Verifying stops the guest for a while, so that it comes last. */
 	if (r == 0)
@@ -333,6 +404,12 @@ int perf_migration_run(const struct perf_config *config, struct perf_node *sourc
 		.run = json_object()};
 	int r = measure(&m, err);
 
+	if (m.skipped) {
+		*ret_run = json_pack("{s:s, s:s}", "status", "skipped", "reason", err->text);
+		*err = (struct sluice_error){.code = 0};
+		json_decref(m.run);
+		return 0;
+	}
 	json_object_set_new(m.run, "status", json_string(r == 0 ? "completed" : "failed"));
 	if (r < 0)
 		json_object_set_new(m.run, "error", json_string(err->text));

@@ -83,7 +83,7 @@ static void argument_list_free(struct argument_list *list)
 }
 
 /* A program's path: as configured, or next to this program, or for PATH to find. */
-static void find_program(const char *configured, const char *name, const char *folder_in_build,
+void perf_find_program(const char *configured, const char *name, const char *folder_in_build,
 	char path[PERF_PATH_MAX])
 {
 	char self[PERF_PATH_MAX / 2];
@@ -113,7 +113,7 @@ static void add_engine_arguments(
 	static const char set[] = "--engine-arg=--set=";
 	char sluiced[PERF_PATH_MAX];
 
-	find_program(config->sluiced, "sluiced", "engine", sluiced);
+	perf_find_program(config->sluiced, "sluiced", "engine", sluiced);
 	add(list, "--engine=%s", sluiced);
 	if (config->transport[0] != '\0')
 		add(list, "%stransport=%s", set, config->transport);
@@ -232,7 +232,7 @@ static int node_spawn(struct perf_node *node, const struct perf_config *config,
 	char refvm[PERF_PATH_MAX], log_path[PERF_LOG_PATH_MAX];
 	int r;
 
-	find_program(config->refvm, "refvm", "vmm/refvm", refvm);
+	perf_find_program(config->refvm, "refvm", "vmm/refvm", refvm);
 	add(&list, "%s", refvm);
 	add_guest_arguments(&list, node, config);
 	add_engine_arguments(&list, node, config);

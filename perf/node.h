@@ -43,6 +43,11 @@ void perf_node_end(struct perf_node *node);
 int perf_node_check(const struct perf_node *node, struct sluice_error *err);
 void perf_node_print_tails(const struct perf_node *node, FILE *out);
 
+/* A program's path: @configured unless it is empty; else next to this program, as installed; else in
+   that folder of the build; else its name, for PATH to find. */
+void perf_find_program(const char *configured, const char *name, const char *folder_in_build,
+	char path[PERF_PATH_MAX]);
+
 /* Run a command with arguments (stolen; NULL for none); *ret_value may be NULL. */
 int perf_command(struct sluice_vmm *link, const char *name, json_t *arguments, json_t **ret_value,
 	struct sluice_error *err);

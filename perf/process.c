@@ -105,7 +105,7 @@ bool perf_process_wait(struct perf_process *process, int timeout_ms)
 {
 	struct pollfd p = {.fd = process->pidfd, .events = POLLIN};
 	uint64_t end_ns = sluice_now_ns() + (uint64_t)timeout_ms * SLUICE_NS_PER_MS;
-	int r;
+	int r, status = 0;
 
 	if (process->pid == 0)
 		return true;
@@ -117,8 +117,8 @@ bool perf_process_wait(struct perf_process *process, int timeout_ms)
 	} while (r < 0 && errno == EINTR);
 	if (r <= 0)
 		return false;
-	if (process->is_child)
-		waitpid(process->pid, NULL, 0);
+	if (process->is_child && waitpid(process->pid, &status, 0) == process->pid)
+		process->exit_status = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 	close(process->pidfd);
 	process->pid = 0;
 	process->pidfd = -1;

@@ -21,6 +21,7 @@ struct perf_process {
 	pid_t pid; /* 0: none */
 	int pidfd;
 	bool is_child; /* ours to reap */
+	int exit_status; /* of a child that has ended by itself; -1: by a signal */
 	char name[32];
 	char log_path[PERF_LOG_PATH_MAX]; /* "" when it writes into another one's log */
 };

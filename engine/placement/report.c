@@ -29,9 +29,9 @@ static json_t *node_json(const struct sluice_topology *topology, uint32_t index)
 		json_array_append_new(distances, json_integer(node->distance[i]));
 	for (uint32_t i = 0; i < topology->core_count; i++)
 		cores += topology->cores[i].node == index;
-	return json_pack("{s:i, s:I, s:I, s:o, s:o}", "node", (int)node->number, "memory-bytes",
-		(json_int_t)node->memory_bytes, "cores", cores, "cpus", cpus_json(&node->cpus),
-		"distances", distances);
+	return json_pack("{s:i, s:b, s:I, s:I, s:o, s:o}", "node", (int)node->number, "has-memory",
+		node->has_memory, "memory-bytes", (json_int_t)node->memory_bytes, "cores", cores,
+		"cpus", cpus_json(&node->cpus), "distances", distances);
 }
 
 json_t *sluice_topology_json(const struct sluice_topology *topology)

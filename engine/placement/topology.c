@@ -91,23 +91,27 @@ static uint64_t read_speed(const struct sluice_topology_nic *nic)
 }
 
 #ifndef SLUICE_HAVE_HWLOC
+/* One node with the CPUs that are online, each a core; without /sys those that are allowed. */
 static int read_flat(struct sluice_topology *topology)
 {
-	int r = read_allowed(&topology->allowed);
-	uint32_t cpu = sluice_cpus_next(&topology->allowed, 0);
+	struct sluice_cpus *present = &topology->present;
+	char line[1024];
+	int r = read_allowed(present);
 
 	if (r < 0)
 		return r;
-	topology->cores = calloc(sluice_cpus_count(&topology->allowed), sizeof(*topology->cores));
+	if (read_line("/sys/devices/system/cpu/online", line, sizeof(line)) == 0)
+		(void)sluice_cpus_parse(line, present);
+	topology->cores = calloc(sluice_cpus_count(present), sizeof(*topology->cores));
 	if (topology->cores == NULL)
 		return -ENOMEM;
-	for (; cpu < SLUICE_CPUS_MAX; cpu = sluice_cpus_next(&topology->allowed, cpu + 1))
+	for (uint32_t cpu = sluice_cpus_next(present, 0); cpu < SLUICE_CPUS_MAX;
+		cpu = sluice_cpus_next(present, cpu + 1))
 		sluice_cpus_add(&topology->cores[topology->core_count++].cpus, cpu);
-	topology->present = topology->allowed;
 	topology->node_count = 1;
 	topology->nodes[0].has_memory = true;
 	topology->nodes[0].is_allowed = true;
-	topology->nodes[0].cpus = topology->allowed;
+	topology->nodes[0].cpus = *present;
 	topology->nodes[0].distance[0] = 10;
 	return 0;
 }

@@ -7,6 +7,7 @@
 #define NS_PER_MS              1000000ull
 #define MIN_SYNC_NS            (2 * NS_PER_MS)
 #define MIN_MEASURE_NS         (NS_PER_MS / 5)
+#define RATE_WINDOW_NS         (200 * NS_PER_MS)
 #define WORTH_NS               NS_PER_MS /* a round that saves less downtime is not worth it */
 #define ROUNDS_BELOW_LIMIT_MAX 20
 
@@ -43,12 +44,28 @@ static uint64_t smooth(uint64_t old, uint64_t fresh)
 	return old == 0 ? fresh : old / 2 + fresh / 2 + (old & fresh & 1);
 }
 
+/*
+ * Over the last RATE_WINDOW_NS in which lanes had work. A measure counts as much as it is long: a
+ * few pages that went into an empty socket at the speed of memory say nothing about the network.
+ */
+static void update_placed(const struct sluice_measure *m, struct sluice_policy_state *state)
+{
+	uint64_t keep_ns = m->busy_ns < RATE_WINDOW_NS ? RATE_WINDOW_NS - m->busy_ns : 0;
+
+	if (state->placed_ns > keep_ns) {
+		state->placed_bytes = (uint64_t)((unsigned __int128)state->placed_bytes * keep_ns /
+						 state->placed_ns);
+		state->placed_ns = keep_ns;
+	}
+	state->placed_bytes += m->bytes_placed;
+	state->placed_ns += m->busy_ns;
+	state->placed_bytes_per_s = per_second(state->placed_bytes, state->placed_ns);
+}
+
 static void update_rates(const struct sluice_measure *m, struct sluice_policy_state *state)
 {
-	/* Short measures are rough, but a guest that is always done quickly gives no others. */
-	if (m->bytes_placed > 0 && (m->busy_ns >= MIN_MEASURE_NS || state->placed_bytes_per_s == 0))
-		state->placed_bytes_per_s =
-			smooth(state->placed_bytes_per_s, per_second(m->bytes_placed, m->busy_ns));
+	if (m->bytes_placed > 0 && m->busy_ns > 0)
+		update_placed(m, state);
 	if (m->interval_ns >= MIN_MEASURE_NS)
 		state->dirty_bytes_per_s = smooth(state->dirty_bytes_per_s,
 			per_second(m->pages_dirtied * PAGE_BYTES, m->interval_ns));

@@ -39,7 +39,8 @@ struct sluice_policy_conf {
 
 /* What the policy remembers from one decision to the next. Zeroed before the first. */
 struct sluice_policy_state {
-	uint64_t placed_bytes_per_s; /* smoothed */
+	uint64_t placed_bytes, placed_ns; /* of lately, older ones fading: what the rate is of */
+	uint64_t placed_bytes_per_s;
 	uint64_t dirty_bytes_per_s; /* smoothed */
 	uint32_t throttle_percent;
 	uint32_t intervals;

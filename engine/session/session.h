@@ -74,6 +74,13 @@ struct sluice_session_env {
 		void *ctx, const struct sluice_announce *announce, struct sluice_error *err);
 };
 
+/* Whether more than @span_ns have passed since. @since_ns may be later than @now_ns: a handler that
+   runs within a tick looks at the clock again, behind the tick's own look. */
+static inline bool sluice_has_passed(uint64_t now_ns, uint64_t since_ns, uint64_t span_ns)
+{
+	return now_ns > since_ns && now_ns - since_ns > span_ns;
+}
+
 struct sluice_session_conf {
 	char session[SLUICE_SESSION_ID_BYTES]; /* source: chosen. target: from the hello */
 	char instance[SLUICE_SESSION_ID_BYTES]; /* of this engine process */

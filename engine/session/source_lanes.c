@@ -276,7 +276,7 @@ static void watch_progress(struct sluice_source *s, uint32_t lane, uint64_t now_
 		!source_peer_lives(s, now_ns)) {
 		slot->completed = completed;
 		slot->progress_ns = now_ns;
-	} else if (now_ns - slot->progress_ns > s->conf.lane_timeout_ns) {
+	} else if (sluice_has_passed(now_ns, slot->progress_ns, s->conf.lane_timeout_ns)) {
 		lane_lost(s, lane, -ETIMEDOUT);
 	}
 }
@@ -298,7 +298,7 @@ static void watch_all(struct sluice_source *s, uint64_t now_ns)
 	}
 	if (s->lanes_gone_ns == 0)
 		s->lanes_gone_ns = now_ns;
-	if (s->pause == PAUSE_NONE && now_ns - s->lanes_gone_ns > REASON_NS)
+	if (s->pause == PAUSE_NONE && sluice_has_passed(now_ns, s->lanes_gone_ns, REASON_NS))
 		source_set_pause(s, PAUSE_LANES, "all %u lanes were lost; the last one: %s",
 			s->conf.lanes, strerror(-s->last_lane_status));
 }

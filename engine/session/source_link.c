@@ -204,24 +204,24 @@ static uint64_t ping_gap_ns(const struct sluice_source *s)
 
 bool source_peer_lives(const struct sluice_source *s, uint64_t now_ns)
 {
-	return s->link_up && now_ns - s->heard_ns <= 2 * ping_gap_ns(s);
+	return s->link_up && !sluice_has_passed(now_ns, s->heard_ns, 2 * ping_gap_ns(s));
 }
 
 void source_keep_alive(struct sluice_source *s, uint64_t now_ns)
 {
-	if (s->attempt_ns != 0 && now_ns - s->attempt_ns > SOURCE_CONNECT_NS) {
+	if (s->attempt_ns != 0 && sluice_has_passed(now_ns, s->attempt_ns, SOURCE_CONNECT_NS)) {
 		s->env.peer_disconnect(s->env.ctx);
 		sluice_source_peer_lost(s, -ETIMEDOUT, "no answer");
 		return;
 	}
 	if (!s->link_up)
 		return;
-	if (now_ns - s->heard_ns > s->conf.peer_timeout_ns) {
+	if (sluice_has_passed(now_ns, s->heard_ns, s->conf.peer_timeout_ns)) {
 		s->env.peer_disconnect(s->env.ctx);
 		sluice_source_peer_lost(s, -ETIMEDOUT, "the peer is silent");
 		return;
 	}
-	if (!sluice_source_is_over(s) && now_ns - s->pinged_ns > ping_gap_ns(s)) {
+	if (!sluice_source_is_over(s) && sluice_has_passed(now_ns, s->pinged_ns, ping_gap_ns(s))) {
 		s->pinged_ns = now_ns;
 		source_send_now(
 			s, json_pack("{s:s, s:I}", "type", "ping", "n", (json_int_t)++s->ping_n));

@@ -197,7 +197,8 @@ int sluice_source_resolve(
 /* A target that lives and says nothing about the commit is asked again, on a new link. */
 void source_doubt_when_unanswered(struct sluice_source *s, uint64_t now_ns)
 {
-	if (s->state == SOURCE_COMMIT && now_ns - s->commit_ns > s->conf.peer_timeout_ns)
+	if (s->state == SOURCE_COMMIT &&
+		sluice_has_passed(now_ns, s->commit_ns, s->conf.peer_timeout_ns))
 		sluice_source_peer_lost(s, -ETIMEDOUT, "the peer does not answer the commit");
 }
 
@@ -206,7 +207,7 @@ void source_fail_when_stopped_too_long(struct sluice_source *s, uint64_t now_ns)
 {
 	if (s->conf.switchover_timeout_ns == 0 || s->stopped_ns == 0 ||
 		!source_guest_is_ours(s->state) ||
-		now_ns - s->stopped_ns <= s->conf.switchover_timeout_ns)
+		!sluice_has_passed(now_ns, s->stopped_ns, s->conf.switchover_timeout_ns))
 		return;
 	if (s->pause != PAUSE_NONE) {
 		source_fail_text(s, -ETIMEDOUT,

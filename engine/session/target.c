@@ -175,7 +175,7 @@ void sluice_target_tick(struct sluice_target *t)
 uint64_t sluice_target_deadline_ns(const struct sluice_target *t)
 {
 	if (target_is_paused(t))
-		return t->lost_ns + t->conf.recover_timeout_ns;
+		return t->lost_ns + t->conf.recover_timeout_ns + 1;
 	if (sluice_target_is_over(t) || !t->link_up)
 		return SLUICE_NEVER;
 	return t->pinged_ns + target_ping_gap_ns(t);

@@ -205,12 +205,12 @@ void target_keep_alive(struct sluice_target *t, uint64_t now_ns)
 {
 	if (!t->link_up)
 		return;
-	if (now_ns - t->heard_ns > t->conf.peer_timeout_ns) {
+	if (sluice_has_passed(now_ns, t->heard_ns, t->conf.peer_timeout_ns)) {
 		t->env.peer_disconnect(t->env.ctx);
 		sluice_target_peer_lost(t, "the peer is silent");
 		return;
 	}
-	if (now_ns - t->pinged_ns > target_ping_gap_ns(t)) {
+	if (sluice_has_passed(now_ns, t->pinged_ns, target_ping_gap_ns(t))) {
 		t->pinged_ns = now_ns;
 		target_send(t, json_pack("{s:s, s:I}", "type", "ping", "n", (json_int_t)0));
 	}

@@ -99,7 +99,8 @@ void sluice_target_superseded(struct sluice_target *t, const json_t *hello)
 
 void target_give_up_waiting(struct sluice_target *t, uint64_t now_ns)
 {
-	if (target_is_paused(t) && now_ns - t->lost_ns >= t->conf.recover_timeout_ns)
+	if (target_is_paused(t) &&
+		sluice_has_passed(now_ns, t->lost_ns, t->conf.recover_timeout_ns))
 		target_burn(t, -ETIMEDOUT,
 			"%s; the source did not come back within recover-timeout", t->link_reason);
 }

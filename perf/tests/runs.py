@@ -18,6 +18,7 @@ import tempfile
 import time
 
 RAM = "32M"
+RAM_BYTES = 32 << 20
 PATIENCE_S = 60  # until a test gives up: the machine may be slow
 PER_RUN = """status total_ms downtime_ms predicted_downtime_ms bytes_placed pages_sent pages_zero
     mismatched_pages guest_errors guest_ops_per_s inflight_bytes_peak pin_ms
@@ -113,7 +114,8 @@ def measure(bench):
 def hops(bench):
     """One guest goes there and back, alternating dirty log and ring where there is KVM."""
     kvm = os.access("/dev/kvm", os.R_OK | os.W_OK)
-    status = bench.run("hops=6", "lanes=5", *(("tracking=log,ring",) if kvm else ()))
+    status = bench.run("hops=6", "lanes=5", "refvm-args=--fill=alternate",
+                       *(("tracking=log,ring",) if kvm else ()))
     expect(status == 0, "it passes", bench)
     runs = bench.result()["runs"]
     expect([run["hop"] for run in runs] == list(range(6)), "six hops", bench)
@@ -238,6 +240,43 @@ figures:
     bench.expect_nothing_left()
 
 
+def disturbed(bench):
+    """Lanes are held back, so that tracking alone shows, and broken meanwhile: it completes."""
+    status = bench.run("lanes=3", "hold=1500ms", "cut-every=150ms", "pattern=uniform",
+                       "engine-set=throttle=no", "idle-for=300ms", "settle=300ms")
+    expect(status == 0, "it passes", bench)
+    run = bench.result()["runs"][0]
+    if run["status"] == "skipped":
+        print(f"skipped: {run['reason']}")
+        return 77
+    expect(run["lanes_cut"] >= 1 and run["lanes_lost"] >= 1, "lanes were cut", bench)
+    expect(run["resent_of_bound"] <= 1 and run["mismatched_pages"] == 0, "no more than that", bench)
+    expect(run["total_ms"] > 1500, "it was held back", bench)
+    ops = run["guest_ops_per_s"]
+    expect(ops["held_ratio"] > 0 and ops["during_ratio"] >= 0, "speed of the guest", bench)
+    expect(0 < run["inflight_of_budget"] <= 1, "the budget", bench)
+    expect(run["idle_cpu_ms"] >= 0 and 10000 < run["engine_memory_bytes"] < RAM_BYTES,
+           f"the engine besides the guest: {run['engine_memory_bytes']}", bench)
+    bench.expect_nothing_left()
+    return 0
+
+
+def alone(bench):
+    """A part of the engine, and a network of its own."""
+    expect(bench.run("program=harvest", "ram=1G") == 0, "it passes", bench)
+    run = bench.result()["runs"][0]
+    expect(run["harvest_pages_per_s"] > 0 and run["memory_bytes_per_s"] > 0
+           and 0 < run["harvest_of_memory"], "figures", bench)
+    expect(bench.run("network=1gbit", "ram=64M") == 0, "it passes or is skipped", bench)
+    run = bench.result()["runs"][0]
+    if run["status"] == "skipped":
+        expect("root" in run["reason"] or "iproute2" in run["reason"], "why", bench)
+    else:
+        # 125 MB/s and the 2 MB that fit into its bucket: never faster, however fast the machine.
+        expect(run["placed_bytes_per_s"] < 135e6, "a network of 1 Gbit/s", bench)
+    bench.expect_nothing_left()
+
+
 def interrupt(bench):
     """Ctrl-C ends everything that was started."""
     child = bench.start("settle=30s")
@@ -269,9 +308,10 @@ def main():
     # A short path: sockets are in there.
     with tempfile.TemporaryDirectory(prefix="perf-", dir="/tmp") as folder:
         bench = Bench(program, root, folder)
-        {"measure": measure, "hops": hops, "planted": planted, "refused": refused,
-         "programs": programs, "variants": variants, "interrupt": interrupt, "dead-vmm": dead_vmm}[name](bench)
-    return 0
+        test = {"measure": measure, "hops": hops, "planted": planted, "refused": refused,
+                "programs": programs, "variants": variants, "disturbed": disturbed,
+                "alone": alone, "interrupt": interrupt, "dead-vmm": dead_vmm}[name]
+        return test(bench)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/params.h"
 #include "perf/config.h"
+#include "perf/footprint.h"
 #include "perf/metrics.h"
 #include "perf/process.h"
 #include "perf/report.h"
@@ -246,6 +247,30 @@ static void test_process_stubborn(void)
 	CU_ASSERT_EQUAL(kill(pid, 0), -1);
 }
 
+/* Guest memory does not count, whatever it is made of; a mapping's lines follow its first one. */
+static void test_footprint(void)
+{
+	static const char smaps[] =
+		"5573b1a00000-5573b1a21000 r--p 00000000 fe:00 1 /usr/bin/sluiced\n"
+		"Size:                132 kB\nPss:                  40 kB\nPss_Dirty:      8 kB\n"
+		"7f0000000000-7f0040000000 rw-s 00000000 00:01 2 /memfd:refvm-ram (deleted)\n"
+		"Size:            1048576 kB\nPss:              524288 kB\n"
+		"7f0040000000-7f0040008000 rw-s 00000000 00:01 3 /memfd:refvm-dirty (deleted)\n"
+		"Pss:                  16 kB\n"
+		"7f0050000000-7f0060000000 rw-s 00000000 00:15 4 /dev/shm/#5 (deleted)\n"
+		"Pss:              262144 kB\n"
+		"7ffc00000000-7ffc00021000 rw-p 00000000 00:00 0 [stack]\nPss:   4 kB\n";
+	FILE *file = tmpfile();
+
+	CU_ASSERT_PTR_NOT_NULL_FATAL(file);
+	fputs(smaps, file);
+	rewind(file);
+	CU_ASSERT_EQUAL(perf_footprint_parse(file), 60 << 10);
+	fclose(file);
+	CU_ASSERT_TRUE(perf_footprint_bytes(getpid()) > 100000);
+	CU_ASSERT_EQUAL(perf_footprint_bytes(0), 0);
+}
+
 int main(void)
 {
 	unsigned int failures;
@@ -261,6 +286,7 @@ int main(void)
 	CU_add_test(suite, "report", test_report);
 	CU_add_test(suite, "compare", test_compare);
 	CU_add_test(suite, "series of samples", test_series);
+	CU_add_test(suite, "what a process holds", test_footprint);
 	CU_add_test(suite, "configuration", test_config);
 	CU_add_test(suite, "a process", test_process);
 	CU_add_test(suite, "a process that ignores SIGTERM", test_process_stubborn);

@@ -30,7 +30,7 @@ KNOWN = {"session": SESSION, "instance": SESSION, "protocol": 1, "transport": "t
          "slots": 4, "slot-bytes": 4096, "record-us": 900, "tickets": ["0" * 64], "epoch": 1, "lane": 0,
          "features": [], "device": "dev", "devices": 0, "id": "ram", "region": "ram", "gpa": 0,
          "size": 2 << 20, "page-size": 4096, "uri": "tcp:127.0.0.1:0", "fdname": "r",
-         "state": "pre-switchover"}
+         "state": "pre-switchover", "ticket": "0" * 64}
 
 
 def value_of(types, spec, name=""):
@@ -42,7 +42,7 @@ def value_of(types, spec, name=""):
         if name in KNOWN and isinstance(KNOWN[name], list):
             return KNOWN[name]
         return [value_of(types, spec["of"])] if spec.get("max", 1) > 0 else []
-    if name in KNOWN:
+    if name in KNOWN and (kind != "enum" or KNOWN[name] in spec["values"]):
         return KNOWN[name]
     return {
         "str": lambda: "x" * max(1, spec.get("min", 0)),

@@ -128,6 +128,7 @@ struct engine {
 	uint32_t loaded[256], loaded_count; /* slots whose credit was not given back yet */
 	struct sluice_session_region regions[GUEST_REGIONS_MAX];
 	bool woken;
+	uint64_t clock_ns; /* what its clock said last */
 	enum sluice_decision records[2]; /* by enum sluice_record_side; outlive the process */
 };
 

@@ -15,7 +15,7 @@ expect 2 "no command 'migrat'" "$sluice" migrat
 expect 2 "unknown option '--sockt'" "$sluice" --sockt x status
 expect 1 'cannot connect to .*socket: No such file.*is sluiced running with --listen' "$sluice" status
 SLUICE_SOCKET='' expect 2 'which engine' "$sluice" status
-for command in migrate incoming status watch cancel lanes memory preflight session resolve params topology command; do
+for command in migrate incoming status watch cancel pause recover lanes memory preflight session resolve params topology command; do
 	expect 0 "^Usage: sluice $command" "$sluice" "$command" --help
 done
 
@@ -66,6 +66,9 @@ expect 0 '^tcp:127.0.0.1:40123$' "$sluice" incoming tcp:127.0.0.1:0
 expect 0 '^engine +idle$' "$sluice" status
 expect 0 '^\{"engine":\{"status":"idle"' "$sluice" status --json
 expect 0 '^   3  active +tcp' "$sluice" lanes
+expect 0 'is paused' "$sluice" pause
+expect 0 'being resumed' "$sluice" recover tcp:127.0.0.1:1
+expect 2 'unexpected argument' "$sluice" recover tcp:127.0.0.1:1 2
 expect 0 '^region .*guest address' "$sluice" memory
 expect 0 '^warning +discards' "$sluice" preflight
 expect 0 '^status +committed$' "$sluice" session

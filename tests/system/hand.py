@@ -114,6 +114,11 @@ def migrate_by_hand(source, target):
             raise AssertionError(f"what arrived of \"{name}\" is not what was sent")
 
 
+def without_numbers(text):
+    """A limit that is moved makes no other row of the list."""
+    return re.sub(r"\d+", "N", text)
+
+
 class Attempts:
     """What was tried and what it got: the rows of docs/hostile-input.md.
 
@@ -147,8 +152,8 @@ class Attempts:
                     file.write(f"{self.section}\t{self.row_text(row)}\n")
             return
         with open(LIST_PAGE, encoding="utf-8") as file:
-            page = set(file.read().splitlines())
+            page = {without_numbers(line) for line in file.read().splitlines()}
         for row in self.rows:
-            if self.row_text(row) not in page:
+            if without_numbers(self.row_text(row)) not in page:
                 raise AssertionError(f"not in docs/hostile-input.md: {self.row_text(row)}\n"
                                      "run scripts/hostile-list to write the page anew")

@@ -94,14 +94,14 @@ SAID = [
     ("an empty URI", command("migrate", uri=""), "1 to 255 bytes"),
     ("a parameter that does not exist", command("migrate-set-parameters", lans=3),
      "did you mean 'lanes'?"),
-    ("a parameter out of range", command("migrate-set-parameters", lanes=100000), "from 1 to"),
-    ("a negative parameter", command("migrate-set-parameters", lanes=-1), "from 1 to"),
+    ("a parameter out of range", command("migrate-set-parameters", lanes=100000), "is not a number from"),
+    ("a negative parameter", command("migrate-set-parameters", lanes=-1), "is not a number from"),
     ("a parameter that is a list", command("migrate-set-parameters", lanes=[1]),
      "a number, a word or a boolean"),
     ("a parameter that is fixed at the start", command(
         "migrate-set-parameters", **{"runtime-dir": "/"}), "fixed when the engine starts"),
     ("one good parameter and a bad one", command(
-        "migrate-set-parameters", **{"downtime-limit": 77, "lanes": 0}), "from 1 to"),
+        "migrate-set-parameters", **{"downtime-limit": 77, "lanes": -1}), "is not a number from"),
     ("a session id that is a path", command("query-session", session="../../../../etc/passwd"),
      "32 lower-case hexadecimal digits"),
     ("a session in doubt that is none", command("session-resolve", session="5" * 32,

@@ -205,6 +205,7 @@ static void world_make(struct world *w, uint32_t number)
 	w->topology.nodes[0].number = 1000;
 	w->topology.nodes[1].number = number;
 	w->plan.home_count = 3;
+	w->plan.homes[0] = 0;
 	w->plan.homes[1] = 1;
 	CU_ASSERT_EQUAL_FATAL(sluice_ledger_create(&span, 1, &w->ledger), 0);
 	CU_ASSERT_EQUAL_FATAL(sluice_ledger_set_homes(w->ledger, 3, NULL), 0);
@@ -291,6 +292,34 @@ static void test_chunks_are_found_and_holes_stay_holes(void)
 	world_end(&w);
 }
 
+/* Every other chunk on the last node, the others on the first: all are told apart. */
+static void test_chunks_are_found_on_their_nodes(void)
+{
+	uint64_t nodes = memory_nodes(), share[SLUICE_NODES_MAX], first = nodes & -nodes, last = 0;
+	struct world w;
+
+	if (!sluice_node_memory_differs() || nodes == first) {
+		puts("\n    skipped: this machine has one node with memory, or no libnuma");
+		return;
+	}
+	last = 1ull << (63 - __builtin_clzll(nodes));
+	world_make(&w, (uint32_t)__builtin_ctzll(last));
+	w.topology.nodes[0].number = (uint32_t)__builtin_ctzll(first);
+	for (uint64_t chunk = 0; chunk < REGION_CHUNKS; chunk++) {
+		struct sluice_node_policy policy;
+
+		sluice_node_prefer(chunk % 2 == 0 ? first : last, &policy);
+		fill(&w, chunk * SLUICE_CHUNK_BYTES);
+		sluice_node_restore(&policy);
+	}
+	CU_ASSERT_EQUAL(a_round(&w), 3);
+	for (uint32_t chunk = 0; chunk < REGION_CHUNKS; chunk++)
+		CU_ASSERT_EQUAL(sluice_ledger_home_of(w.ledger, chunk), 1 + chunk % 2);
+	sluice_homes_survey(&w.memory, &w.topology, share);
+	CU_ASSERT_TRUE(share[0] > w.region.len_bytes / 3 && share[1] > w.region.len_bytes / 3);
+	world_end(&w);
+}
+
 /* A node without queues of its own: its chunks stay where everybody looks. */
 static void test_an_unknown_node_is_no_home(void)
 {
@@ -331,6 +360,7 @@ int main(void)
 		{"memory goes to its node", test_memory_goes_to_its_node},
 		{"chunks are found, and holes stay holes",
 			test_chunks_are_found_and_holes_stay_holes},
+		{"chunks are found on their nodes", test_chunks_are_found_on_their_nodes},
 		{"an unknown node is no home", test_an_unknown_node_is_no_home},
 		{"a removed region is passed over", test_a_removed_region_is_passed_over},
 		{0},

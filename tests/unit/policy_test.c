@@ -147,6 +147,27 @@ static void test_a_limit_that_cannot_be_met(void)
 	CU_ASSERT_TRUE(out.predicted_downtime_ns > 400 * MS);
 }
 
+/* What goes into an empty socket at the speed of memory says nothing about the network. */
+static void test_bursts_do_not_count(void)
+{
+	struct sluice_policy_state state = {0};
+	struct sluice_measure m = busy, burst = busy;
+	struct sluice_decision_out out;
+
+	sluice_policy_decide(&conf, &m, &state, &out); /* 1 GB/s for 100 ms */
+	burst.bytes_placed = 1000000;
+	burst.busy_ns = MS / 10; /* 10 GB/s */
+	for (int i = 0; i < 10; i++)
+		sluice_policy_decide(&conf, &burst, &state, &out);
+	CU_ASSERT_TRUE(state.placed_bytes_per_s > 1000000000);
+	CU_ASSERT_TRUE(state.placed_bytes_per_s < 1100000000);
+	/* A change that lasts is followed. */
+	m.bytes_placed = 200000000;
+	for (int i = 0; i < 5; i++)
+		sluice_policy_decide(&conf, &m, &state, &out);
+	CU_ASSERT_TRUE(state.placed_bytes_per_s > 1950000000);
+}
+
 static void test_nothing_placed_yet(void)
 {
 	struct sluice_policy_state state = {0};
@@ -241,6 +262,7 @@ int main(void)
 		{"the limit is a bound, not a goal", test_the_limit_is_not_a_goal},
 		{"what is not bytes", test_fixed_costs},
 		{"a limit that cannot be met", test_a_limit_that_cannot_be_met},
+		{"bursts do not count", test_bursts_do_not_count},
 		{"before anything was placed", test_nothing_placed_yet},
 		{"a small guest goes", test_a_small_guest_goes},
 		{"throttle: dirties faster than lanes place", test_throttle_when_too_fast},

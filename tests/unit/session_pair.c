@@ -58,6 +58,9 @@ static void env_vmm_event(void *ctx, const char *name, json_t *data)
 	if (strcmp(name, "MIGRATION_PROGRESS") != 0)
 		snprintf(
 			side->last_event, sizeof(side->last_event), "%s", name != NULL ? name : "");
+	side->ready_asked |= strcmp(name, "SWITCHOVER_READY") == 0;
+	side->commit_asked |= strcmp(name, "SWITCHOVER_COMMIT") == 0;
+	side->open_asked |= strcmp(name, "DEVICE_OPEN") == 0;
 	if (strcmp(name, "DIRTY_SYNC") == 0)
 		side->pending_sync = (unsigned int)json_integer_value(json_object_get(data, "id"));
 	json_decref(data);
@@ -171,7 +174,7 @@ static struct sluice_session_conf conf_of(struct pair_side *side)
 		.peer_timeout_ns = 2 * SLUICE_NS_PER_S,
 		.setup_timeout_ns = 5 * SLUICE_NS_PER_S,
 		.lane_timeout_ns = SLUICE_NS_PER_S,
-		.recover_retries = 3,
+		.recover_retries = PAIR_RETRIES,
 		.recover_pause_ns = 100 * SLUICE_NS_PER_MS,
 		.recover_timeout_ns = 10 * SLUICE_NS_PER_S,
 		.policy = {.downtime_limit_ns = SLUICE_NS_PER_S,
@@ -298,7 +301,7 @@ bool pair_said(const struct pair *pair, enum pair_host from, const char *type)
 int pair_give(struct pair *pair, struct sluice_error *err)
 {
 	struct pair_side *side = &pair->side[PAIR_SOURCE];
-	bool asked = strcmp(side->last_event, "SWITCHOVER_COMMIT") == 0;
+	bool asked = side->commit_asked;
 	int r = sluice_source_continue(pair->source, "commit", err);
 
 	side->vmm_gave |= asked && r == 0;
@@ -358,6 +361,38 @@ static bool target_knows_device(const struct pair *pair)
 	return strcmp(pair->side[PAIR_TARGET].last_event, "DEVICE_OPEN") == 0;
 }
 
+static void add_source_device(struct pair *pair)
+{
+	struct sluice_error err = {0};
+
+	CU_ASSERT_EQUAL(sluice_source_device_add(pair->source, PAIR_DEVICE, -1, &err), 0);
+	pair->side[PAIR_SOURCE].device_added = true;
+}
+
+static void add_target_device(struct pair *pair)
+{
+	struct sluice_error err = {0};
+
+	CU_ASSERT_EQUAL(sluice_target_device_add(pair->target, PAIR_DEVICE, -1, &err), 0);
+	pair->side[PAIR_TARGET].device_added = true;
+}
+
+static void stop_guest(struct pair *pair)
+{
+	struct sluice_error err = {0};
+
+	CU_ASSERT_EQUAL(sluice_source_continue(pair->source, "pre-switchover", &err), 0);
+	pair->side[PAIR_SOURCE].stopped = true;
+}
+
+static void load_device(struct pair *pair)
+{
+	struct sluice_error err = {0};
+
+	CU_ASSERT_EQUAL(sluice_target_device_loaded(pair->target, PAIR_DEVICE, &err), 0);
+	pair->side[PAIR_TARGET].device_loaded = true;
+}
+
 static void advance_to(struct pair *pair, enum pair_step next)
 {
 	struct sluice_error err = {0};
@@ -377,10 +412,10 @@ static void advance_to(struct pair *pair, enum pair_step next)
 		go_on_until(pair, is_ready);
 		break;
 	case PAIR_DRAIN:
-		CU_ASSERT_EQUAL(sluice_source_device_add(pair->source, PAIR_DEVICE, -1, &err), 0);
+		add_source_device(pair);
 		go_on_until(pair, target_knows_device);
-		CU_ASSERT_EQUAL(sluice_target_device_add(pair->target, PAIR_DEVICE, -1, &err), 0);
-		CU_ASSERT_EQUAL(sluice_source_continue(pair->source, "pre-switchover", &err), 0);
+		add_target_device(pair);
+		stop_guest(pair);
 		break;
 	case PAIR_PREPARE:
 		go_on_until(pair, has_finished);
@@ -390,7 +425,7 @@ static void advance_to(struct pair *pair, enum pair_step next)
 		pair_deliver(pair, PAIR_SOURCE);
 		break;
 	case PAIR_PREPARED:
-		CU_ASSERT_EQUAL(sluice_target_device_loaded(pair->target, PAIR_DEVICE, &err), 0);
+		load_device(pair);
 		CU_ASSERT_TRUE_FATAL(sluice_target_is_prepared(pair->target));
 		break;
 	case PAIR_ASK:
@@ -404,6 +439,40 @@ static void advance_to(struct pair *pair, enum pair_step next)
 		break;
 	default:
 		break;
+	}
+}
+
+/* What the VMMs owe by now; each once. */
+static void act(struct pair *pair)
+{
+	struct pair_side *source = &pair->side[PAIR_SOURCE], *target = &pair->side[PAIR_TARGET];
+
+	if (!sluice_source_is_over(pair->source)) {
+		answer_syncs(pair);
+		if (source->ready_asked && !source->device_added)
+			add_source_device(pair);
+		if (source->ready_asked && !source->stopped)
+			stop_guest(pair);
+		if (source->commit_asked && !source->vmm_gave)
+			CU_ASSERT_EQUAL(pair_give(pair, NULL), 0);
+	}
+	if (sluice_target_is_over(pair->target))
+		return;
+	if (target->open_asked && !target->device_added)
+		add_target_device(pair);
+	if (target->device_done && !target->device_loaded)
+		load_device(pair);
+}
+
+void pair_finish(struct pair *pair)
+{
+	for (int i = 0; i < 40000; i++) {
+		if (sluice_source_is_over(pair->source) && sluice_target_is_over(pair->target))
+			return;
+		step(pair);
+		act(pair);
+		pair_deliver(pair, PAIR_SOURCE);
+		pair_deliver(pair, PAIR_TARGET);
 	}
 }
 

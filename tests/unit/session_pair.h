@@ -18,6 +18,7 @@
 #define PAIR_LANES        2u
 #define PAIR_QUEUE        256
 #define PAIR_DEVICE       "dev"
+#define PAIR_RETRIES      3u
 
 /* The steps of a session that goes well, in order: where a test may stop. */
 enum pair_step {
@@ -49,6 +50,8 @@ struct pair_side {
 	struct sluice_session_region region;
 	json_t *out[PAIR_QUEUE]; /* said to the peer and not passed on yet */
 	unsigned int out_count;
+	/* What the VMM was asked for, and has done. */
+	bool ready_asked, commit_asked, open_asked, device_added, stopped, device_loaded;
 	unsigned int pending_sync; /* id of a DIRTY_SYNC without an answer; 0: none */
 	char last_event[32];
 	enum sluice_decision record;
@@ -75,6 +78,9 @@ struct pair {
 void pair_start(struct pair *pair, enum pair_step step);
 void pair_stop(struct pair *pair);
 
+/* From wherever it is, paused or not: carry messages, answer as VMMs do, until both sides are over
+   or it takes too long. */
+void pair_finish(struct pair *pair);
 /* Let virtual time pass; lanes and sessions are stepped. */
 void pair_pass_ms(struct pair *pair, unsigned int ms);
 /* Pass on what one side has said so far. */

@@ -11,6 +11,8 @@
 #include "tests/unit/session_pair.h"
 #include "tests/unit/unit.h"
 
+#define TICKET "00000000000000000000000000000000000000000000000000000000000000" /* less 2 */
+
 static const char *const messages[] = {
 	"{'type': 'hello', 'protocol': 1, 'version': '1', 'features': [], 'session': '" PAIR_SESSION
 	"', 'instance': '" PAIR_SESSION "', 'transport': 'sim', 'lanes': 128, 'regions': []}",
@@ -38,6 +40,19 @@ static const char *const messages[] = {
 	"{'type': 'resolve', 'session': '" PAIR_SESSION "', 'decision': 'undecided'}",
 	"{'type': 'decision', 'session': '" PAIR_SESSION "', 'decision': 'committed'}",
 	"{'type': 'decision', 'session': '" PAIR_SESSION "', 'decision': 'aborted'}",
+	"{'type': 'lane-open', 'lane': 0, 'epoch': 2}",
+	"{'type': 'lane-open', 'lane': 127, 'epoch': 1}",
+	"{'type': 'lane-ticket', 'lane': 0, 'epoch': 2}",
+	"{'type': 'lane-ticket', 'lane': 0, 'epoch': 2, 'ticket': 'zz" TICKET "'}",
+	"{'type': 'lane-ticket', 'lane': 127, 'epoch': 4294967295, 'ticket': 'aa" TICKET "'}",
+	"{'type': 'resume', 'session': '" PAIR_SESSION "', 'instance': '" PAIR_SESSION
+	"', 'attempt': 1}",
+	"{'type': 'resume', 'session': '" PAIR_SESSION
+	"', 'instance': 'ffffffffffffffffffffffffffffffff', 'attempt': 2}",
+	"{'type': 'resumed', 'state': 'receive', 'devices': 0, 'held': [], "
+	"'credits': [0, 0, 0, 0], 'epochs': [1, 1]}",
+	"{'type': 'resumed', 'state': 'prepared', 'devices': 256, 'held': [255, 0], "
+	"'credits': [4294967295], 'epochs': []}",
 	"{'type': 'ping', 'n': 9223372036854775807}",
 	"{'type': 'pong', 'n': 0}",
 };
@@ -137,6 +152,10 @@ enum command {
 	VMM_LOST,
 	LINK_LOST,
 	CONNECTED_AGAIN,
+	PAUSE,
+	RECOVER,
+	PAUSE_AND_RECOVER,
+	LINK_LOST_TWICE,
 	COMMANDS,
 };
 
@@ -179,6 +198,18 @@ static int command_source(struct pair *pair, enum command command, struct sluice
 		if (command == CONNECTED_AGAIN)
 			sluice_source_connected(s);
 		return 0;
+	case LINK_LOST_TWICE:
+		sluice_source_peer_lost(s, -ECONNRESET, "cut");
+		sluice_source_peer_lost(s, -ECONNREFUSED, "nobody there");
+		return 0;
+	case PAUSE:
+		return sluice_source_pause(s, err);
+	case RECOVER:
+		return sluice_source_recover(s, false, err);
+	case PAUSE_AND_RECOVER:
+		if (sluice_source_pause(s, err) < 0)
+			return err->code;
+		return sluice_source_recover(s, true, err);
 	case COMMANDS:
 		break;
 	}
@@ -219,6 +250,13 @@ static int command_target(struct pair *pair, enum command command, struct sluice
 		if (command == CONNECTED_AGAIN)
 			sluice_target_peer_back(t);
 		return 0;
+	case LINK_LOST_TWICE:
+		sluice_target_peer_lost(t, "cut");
+		sluice_target_peer_lost(t, "cut again");
+		return 0;
+	case PAUSE:
+	case RECOVER:
+	case PAUSE_AND_RECOVER:
 	case CONTINUE_NONSENSE:
 	case COMMANDS:
 		break;

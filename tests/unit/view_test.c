@@ -180,6 +180,30 @@ static void test_bar(void)
 	json_decref(migrate);
 }
 
+/* What an operator wants to know of a migration that stands still. */
+static void test_paused(void)
+{
+	json_t *migrate = migrating();
+	struct cli_view view = {.socket = "x", .migrate = migrate};
+	char text[640], *picture;
+
+	CU_ASSERT_PTR_NULL(cli_view_pause(migrate, text, sizeof(text)));
+	CU_ASSERT_PTR_NULL(cli_view_losses(migrate, text, sizeof(text)));
+	json_object_set_new(migrate, "status", json_string("paused"));
+	json_object_set_new(migrate, "pause-reason", json_string("the peer link was lost"));
+	UNIT_CONTAINS(cli_view_pause(migrate, text, sizeof(text)), "sluice recover");
+	json_object_set_new(migrate, "retry-in", json_integer(3200));
+	json_object_set_new(migrate, "lanes-lost", json_integer(4));
+	json_object_set_new(migrate, "bytes-resent", json_integer(4 << 20));
+	picture = render(&view, 120, 0);
+	UNIT_CONTAINS(picture, "the peer link was lost; next try in 3.2 s");
+	UNIT_CONTAINS(picture, "4 lanes lost, 0 opened again; 4.0 MiB sent again");
+	free(picture);
+	json_object_set_new(migrate, "gives-up-in", json_integer(90000));
+	UNIT_CONTAINS(cli_view_pause(migrate, text, sizeof(text)), "for 90.0 s more");
+	json_decref(migrate);
+}
+
 static void test_numbers(void)
 {
 	char text[32];
@@ -216,6 +240,81 @@ static void test_settings(void)
 	json_decref(object);
 }
 
+static char *render_machine(const json_t *plan, unsigned int width, bool unicode)
+{
+	char *text = NULL;
+	size_t bytes = 0;
+	FILE *out = open_memstream(&text, &bytes);
+
+	cli_machine_render(plan, width, unicode, out);
+	fclose(out);
+	return text;
+}
+
+/* Two nodes with cores, one of memory only, and a hundred lanes on one worker. */
+static json_t *machine(void)
+{
+	json_t *lanes = json_array();
+
+	for (int i = 0; i < 100; i++)
+		json_array_append_new(lanes, json_pack("{s:i,s:i,s:s,s:i}", "lane", i, "worker",
+						     i == 99 ? 1 : 0, "rail", "eth2", "node", 0));
+	return json_pack(
+		"{s:{s:s,s:s,s:[{s:i,s:b,s:I,s:i,s:s},{s:i,s:b,s:I,s:i,s:s},{s:i,s:b,s:I,s:i,s:s}],"
+		"s:[{s:s,s:s,s:[i],s:I},{s:s,s:s,s:[],s:i}]},"
+		"s:[{s:i,s:s,s:b,s:i},{s:i,s:s,s:b,s:i,s:i,s:i}],s:o,s:[i,i],s:[i],s:[{s:s,s:s}]}",
+		"machine", "source", "a large machine", "cpus-present", "0-127", "nodes", "node", 0,
+		"has-memory", 1, "memory-bytes", (json_int_t)64 << 30, "cores", 32, "cpus", "0-63",
+		"node", 1, "has-memory", 0, "memory-bytes", (json_int_t)0, "cores", 32, "cpus",
+		"64-127", "node", 4, "has-memory", 1, "memory-bytes", (json_int_t)1 << 40, "cores",
+		0, "cpus", "none", "nics", "name", "mlx5_0", "kind", "rdma", "nodes", 0,
+		"link-bytes-per-s", (json_int_t)25000000000 / 2, "name", "eth0", "kind", "network",
+		"nodes", "link-bytes-per-s", 0, "workers", "worker", 0, "cpus", "1-63", "bound", 1,
+		"node", 0, "worker", 1, "cpus", "70", "bound", 1, "node", 1, "thread-id", 4711,
+		"core", 70, "lanes", lanes, "bitmap-nodes", 0, 1, "staging-nodes", 0, "reasons",
+		"about", "lanes", "text",
+		"a sentence that is longer than a narrow terminal has columns, for it to be "
+		"broken");
+}
+
+static void test_machine(void)
+{
+	json_t *plan = machine();
+	unsigned int columns, lines;
+	char *text;
+
+	for (unsigned int width = 10; width < 150; width += 7) {
+		text = render_machine(plan, width, width % 2 == 0);
+
+		measure(text, &columns, &lines);
+		CU_ASSERT_TRUE(columns <= (width < 40 ? 40 : width > 100 ? 100 : width));
+		CU_ASSERT_EQUAL(strchr(text, '\xe2') != NULL, width % 2 == 0);
+		free(text);
+	}
+	text = render_machine(plan, 100, false);
+	UNIT_CONTAINS(text, "a large machine, 3 nodes, CPUs 0-127\n");
+	UNIT_CONTAINS(text, "+- node 0, 64.0 GiB, 32 cores: CPUs 0-63 ---");
+	UNIT_CONTAINS(text, "+- node 1, no memory, 32 cores: CPUs 64-127 ---");
+	UNIT_CONTAINS(text, "+- node 4, 1.0 TiB, no cores ---");
+	UNIT_CONTAINS(text, "| NIC       mlx5_0 (RDMA)  100 Gbit/s ");
+	UNIT_CONTAINS(text, "+- no node in particular ---");
+	UNIT_CONTAINS(text, "| NIC       eth0 ");
+	UNIT_CONTAINS(text, "| worker 0  CPUs 1-63  rail eth2: lanes 0 1 2 3 4 ");
+	UNIT_CONTAINS(text, "... |\n");
+	UNIT_CONTAINS(text, "| worker 1  CPUs 70 (thread 4711, last on 70)  rail eth2: lanes 99 ");
+	UNIT_CONTAINS(text, "| memory    bitmaps, staging of device state ");
+	UNIT_CONTAINS(text, "| memory    bitmaps  ");
+	UNIT_CONTAINS(text, "  lanes     a sentence that");
+	free(text);
+	json_decref(plan);
+	/* An engine that says less is drawn as far as it goes. */
+	plan = json_object();
+	text = render_machine(plan, 80, true);
+	UNIT_CONTAINS(text, "a machine, 0 nodes");
+	free(text);
+	json_decref(plan);
+}
+
 int main(void)
 {
 	static const struct unit_test tests[] = {
@@ -224,8 +323,10 @@ int main(void)
 		{"no migration", test_nothing_yet},
 		{"sparse replies", test_sparse},
 		{"bar and line", test_bar},
+		{"paused", test_paused},
 		{"numbers", test_numbers},
 		{"settings", test_settings},
+		{"a machine with its workers and lanes", test_machine},
 		{0},
 	};
 

@@ -14,7 +14,7 @@ const char *const refvm_pattern_names[] = {"idle", "sequential", "uniform", "hot
 const char *const refvm_tracking_names[] = {"auto", "log", "manual", "ring", "uffd", NULL};
 static const char *const backing_names[] = {"memfd", "shm", "hugetlb", NULL};
 static const char *const accel_names[] = {"auto", "kvm", "thread", NULL};
-static const char *const fill_names[] = {"random", "zero", NULL};
+static const char *const fill_names[] = {"random", "zero", "alternate", NULL};
 
 #define ROW(type_, name_, field_, default_, min_, max_, choices_, help_)                \
 	{                                                                               \
@@ -48,7 +48,9 @@ static const struct sluice_param table[] = {
 
 	SIZE("touch", touch_bytes, "255G", 0, 255 * GIB,
 		"memory that the guest fills and works on, limited to what there is"),
-	WORD("fill", fill, "random", fill_names, "what the guest fills it with"),
+	WORD("fill", fill, "random", fill_names,
+		"what the guest fills it with; alternate: every second page random, the others "
+		"zero"),
 	WORD("pattern", pattern, "hotset", refvm_pattern_names, "how the guest picks pages"),
 	UINT("rate", rate, "20000", 0, 1000000000, "page writes per second, 0: as fast as it can"),
 	UINT("ramp", ramp_per_s, "10000", 0, 1000000000,

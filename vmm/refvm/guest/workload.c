@@ -28,7 +28,7 @@ struct guest {
 	uint64_t seed;
 	uint64_t first; /* number of its first page */
 	uint64_t pages; /* how many it owns */
-	uint64_t zero; /* pages start as zero */
+	uint32_t fill; /* enum refvm_fill */
 };
 
 /* The finalizer of splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number
@@ -46,16 +46,22 @@ static inline uint64_t random_below(struct refvm_guest_cpu *cpu, uint64_t bound)
 	return (uint64_t)(((unsigned __int128)mix(cpu->random) * bound) >> 64);
 }
 
+/* Whether that page starts as zero. */
+static inline int starts_zero(const struct guest *g, uint64_t number)
+{
+	return g->fill == REFVM_FILL_ZERO || (g->fill == REFVM_FILL_ALTERNATE && number % 2 != 0);
+}
+
 static inline uint64_t checksum_of(const struct guest *g, uint64_t number, uint64_t version)
 {
-	if (version == 0 && g->zero)
+	if (version == 0 && starts_zero(g, number))
 		return 0;
 	return mix(mix(number ^ g->seed) + version);
 }
 
 static inline uint64_t filler_of(const struct guest *g, uint64_t number, uint64_t word)
 {
-	return g->zero ? 0 : mix(g->seed + number * 512 + word);
+	return starts_zero(g, number) ? 0 : mix(g->seed + number * 512 + word);
 }
 
 static struct refvm_guest_page *page_at(const struct guest *g, uint64_t number)
@@ -249,7 +255,7 @@ struct refvm_guest_result refvm_guest_step(
 	uint32_t pattern = READ(g.control->pattern);
 
 	g.seed = g.control->seed;
-	g.zero = g.control->fill == REFVM_FILL_ZERO;
+	g.fill = g.control->fill;
 	g.first = refvm_guest_share(g.control, vcpu);
 	g.pages = refvm_guest_share(g.control, vcpu + 1) - g.first;
 

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * disturb.h: what a configuration does to a migration under way: lanes that are held back, so that
+ * only tracking costs the guest something, and lanes whose connections break. One thread.
+ */
+#ifndef SLUICE_PERF_DISTURB_H
+#define SLUICE_PERF_DISTURB_H
+
+#include <jansson.h>
+
+#include "perf/config.h"
+#include "perf/node.h"
+
+struct perf_disturb {
+	const struct perf_config *config;
+	struct perf_node *source;
+	uint16_t lane_port; /* 0: no lane is cut */
+	uint64_t active_ns; /* when pages began to move; 0: not yet */
+	uint64_t held_until_ns; /* 0: not held, or no longer */
+	uint64_t next_cut_ns;
+	uint64_t budget_bytes, lanes; /* of the engine: what a cut may cost */
+	uint64_t broken; /* connections so far */
+};
+
+/* Before `migrate`, to the address @uri that @target waits at. -EPERM and -EOPNOTSUPP with a
+   reason where connections cannot be broken. */
+int perf_disturb_prepare(struct perf_disturb *disturb, const struct perf_config *config,
+	struct perf_node *source, struct perf_node *target, const char *uri,
+	struct sluice_error *err);
+/* Again and again while it migrates, with query-migrate's status. @now_ns is CLOCK_MONOTONIC. */
+int perf_disturb_step(struct perf_disturb *disturb, const char *status, uint64_t now_ns,
+	struct sluice_error *err);
+/* lanes_cut, lanes_lost, bytes_resent; and resent_of_bound, that over the windows of the connections
+   that were lost. @lanes: what query-lanes answers. */
+void perf_disturb_describe(
+	const struct perf_disturb *disturb, const json_t *stats, const json_t *lanes, json_t *run);
+
+#endif
