@@ -90,7 +90,8 @@ struct sluice_source {
 
 	/* The peer link. Between `resume` and `resumed` it is up and nothing else may be said. */
 	bool link_up, hello_said, resuming;
-	uint64_t heard_ns, pinged_ns, ping_n, peer_rtt_ns;
+	uint64_t heard_ns, pinged_ns, ping_n;
+	uint64_t peer_rtt_ns; /* the quickest so far; 0: not measured yet */
 	uint64_t peer_record_ns; /* what the target's record of the commit takes, as it said */
 	char rail_address[SLUICE_ADDRESS_MAX]; /* from the welcome: where lanes connect */
 	char peer_instance[SLUICE_SESSION_ID_BYTES]; /* from the welcome: who may resume */
