@@ -356,8 +356,8 @@ class HostilePeer(LabTest):
                 ("a welcome with slots that are no pages", {"slot-bytes": 4097}, "multiple of 4096"),
                 ("a welcome with a ticket too few", {"tickets": []}, "0 tickets for 1 lanes"),
                 ("a welcome with a ticket that is none", {"tickets": ["xy" * 32]}, "hexadecimal"),
-                ("a welcome with a region's map that is too short",
-                 {"regions": lambda regions: [{**regions[0], "nonzero": ""}]}, "one bit per chunk"),
+                ("a welcome with a region's map that is too long",
+                 {"regions": lambda regions: [{**regions[0], "nonzero": [0, 1 << 25]}]}, "longer"),
                 ("a welcome with lanes at no address", {"address": "nowhere"}, "nowhere")):
             other, welcome = self.begin(self.target.incoming())
             for name, value in change.items():
@@ -379,9 +379,9 @@ class HostilePeer(LabTest):
                      "use engines of the same version"),
                     ("a welcome with too few regions", {**welcome, "regions": []}, "0 regions"),
                     ("a welcome with a key that is no key", {**welcome, "regions": [
-                        {"key": "00" * 32, "nonzero": "00"}]}, "key"),
+                        {"key": "00" * 32, "nonzero": []}]}, "key"),
                     ("a welcome with a key that is no hexadecimal", {**welcome, "regions": [
-                        {"key": "xyz", "nonzero": "00"}]}, "not hexadecimal"),
+                        {"key": "xyz", "nonzero": []}]}, "not hexadecimal"),
                     ("a message that only a source may send", corpus.peer_message("finish"),
                      "\"finish\" while the migration is"),
                     ("prepared before anything was sent", corpus.peer_message("prepared"),
