@@ -473,6 +473,9 @@ static int make_staging(struct sluice_engine *engine, struct sluice_error *err)
 	if (c->device_slot_bytes % 4096 != 0)
 		return sluice_fail(err, -EINVAL, "device-slot-size",
 			"device-slot-size must be a multiple of 4 KiB");
+	if (c->device_slots * c->device_slot_bytes > SLUICE_STAGING_BYTES_MAX)
+		return sluice_fail(err, -EINVAL, "device-slots",
+			"device-slots times device-slot-size must be at most 1 GiB");
 	sluice_node_prefer(sluice_placing_staging_nodes(engine), &policy);
 	r = sluice_inbox_create(
 		(uint32_t)c->device_slots, (uint32_t)c->device_slot_bytes, &engine->inbox);

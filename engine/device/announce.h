@@ -11,6 +11,10 @@
 #include <stdint.h>
 #include <string.h>
 
+/* All slots of a session together. Both ends refuse more: a peer must not make the other one
+   reserve what it likes. */
+#define SLUICE_STAGING_BYTES_MAX (1ull << 30)
+
 #define SLUICE_ANNOUNCE_BYTES 20
 #define SLUICE_ANNOUNCE_MAGIC 0x53445631u /* "SDV1" */
 

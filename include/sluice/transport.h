@@ -199,6 +199,13 @@ struct sluice_transport {
 	int (*mem_register)(struct sluice_rail *rail, const struct sluice_span *span,
 		uint32_t access, struct sluice_mem **ret_mem, struct sluice_error *err);
 	void (*mem_unregister)(struct sluice_mem *mem);
+	/* The pages behind this range of @mem were given back to the system: before it is used
+	   again its registration must hold the pages that come in their place. Offsets are bytes
+	   from the span's start, page aligned. Lanes may run; what they have in flight there may
+	   still read or write the old pages. On failure the range must not be used. NULL: the
+	   rail holds no pages; never NULL with SLUICE_CAP_REGISTERS_MEMORY. */
+	int (*mem_discarded)(struct sluice_mem *mem, uint64_t offset, uint64_t len_bytes,
+		struct sluice_error *err);
 	/* Bytes that the peer imports; returns their count, at most SLUICE_KEY_BYTES_MAX. */
 	int (*mem_export)(const struct sluice_mem *mem, uint8_t *key, size_t key_bytes_max);
 	int (*mem_import)(struct sluice_rail *rail, const uint8_t *key, size_t key_bytes,

@@ -24,7 +24,7 @@ import corpus  # noqa: E402
 
 RAM = 8 * MIB
 FILL = 0x5a
-WAIT_S = 20.0
+WAIT_S = 60.0
 REGION = {"id": "low", "gpa": 0, "size": RAM, "page-size": 4096}
 
 
@@ -187,8 +187,8 @@ class HostilePeer(LabTest):
     def test_slow_loris(self):
         """A byte now and then buys no time."""
         uri = self.target.incoming()
+        begin = time.monotonic()
         with Peer.to(uri) as peer:
-            begin = time.monotonic()
             hello = json.dumps(self.hello()).encode()
             hung_up = False
             for byte in hello:
@@ -348,6 +348,27 @@ class HostilePeer(LabTest):
                           "the migration fails with the member and what was expected; the guest stays")
         self.settle()
 
+    def bad_welcomes(self, server):
+        """A real welcome with one thing changed."""
+        for what, change, words in (
+                ("a welcome with 16 GiB of slots", {"slots": 256, "slot-bytes": 64 * MIB},
+                 "more than 1 GiB"),
+                ("a welcome with slots that are no pages", {"slot-bytes": 4097}, "multiple of 4096"),
+                ("a welcome with a ticket too few", {"tickets": []}, "0 tickets for 1 lanes"),
+                ("a welcome with a ticket that is none", {"tickets": ["xy" * 32]}, "hexadecimal"),
+                ("a welcome with a region's map that is too short",
+                 {"regions": lambda regions: [{**regions[0], "nonzero": ""}]}, "one bit per chunk"),
+                ("a welcome with lanes at no address", {"address": "nowhere"}, "nowhere")):
+            other, welcome = self.begin(self.target.incoming())
+            for name, value in change.items():
+                welcome[name] = value(welcome[name]) if callable(value) else value
+            with self.subTest(what), other, self.migrating(server) as peer:
+                peer.say(welcome)
+                text = self.fails()
+                self.assertIn(words, text)
+                self.attempts.got(what, text)
+            self.end_session()
+
     def test_bad_targets(self):
         welcome = corpus.peer_message("welcome")
         with socket.create_server(("127.0.0.1", 0)) as server:
@@ -376,9 +397,12 @@ class HostilePeer(LabTest):
                     text = self.fails()
                     self.assertIn(words, text)
                     self.attempts.got(what, text)
+            self.bad_welcomes(server)
             peer = self.migrating(server)
             peer.close()
-            self.attempts.got("a hang-up instead of a welcome", "the migration fails: " + self.fails())
+            self.assertIn("peer link was lost", self.fails())
+            self.attempts.got("a hang-up instead of a welcome",
+                              "the migration fails: the peer link was lost")
         self.settle()
 
 
