@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/bits.h"
@@ -15,6 +14,7 @@
 #include "engine/engine.h"
 #include "engine/feeds/bitmap.h"
 #include "engine/lane/lane_set.h"
+#include "engine/preflight.h"
 #include "engine/security.h"
 
 #define HANDLER(name)        \
@@ -76,6 +76,13 @@ HANDLER(memory_remove)
 	return done(sluice_engine_memory_remove(ctx, text(args, "id"), err));
 }
 
+HANDLER(memory_discard)
+{
+	(void)client;
+	return done(sluice_engine_memory_discard(
+		ctx, text(args, "id"), number(args, "offset"), number(args, "size"), err));
+}
+
 HANDLER(query_memory)
 {
 	struct sluice_engine *engine = ctx;
@@ -87,15 +94,16 @@ HANDLER(query_memory)
 		bool pinned = engine->memory.pin != SLUICE_PIN_NONE;
 
 		json_array_append_new(
-			reply, json_pack("{s:s, s:I, s:I, s:I, s:I, s:s, s:I, s:s}", "id", r->id,
-				       "gpa", (json_int_t)r->gpa, "size", (json_int_t)r->len_bytes,
-				       "offset", (json_int_t)r->fd_offset, "page-size",
-				       (json_int_t)r->backing_page_bytes, "backing",
+			reply, json_pack("{s:s, s:I, s:I, s:I, s:I, s:s, s:I, s:I, s:s}", "id",
+				       r->id, "gpa", (json_int_t)r->gpa, "size",
+				       (json_int_t)r->len_bytes, "offset", (json_int_t)r->fd_offset,
+				       "page-size", (json_int_t)r->backing_page_bytes, "backing",
 				       r->guarded                     ? "file"
 				       : r->backing_page_bytes > 4096 ? "hugetlb"
 								      : "memfd",
 				       "pinned-bytes", (json_int_t)(pinned ? r->len_bytes : 0),
-				       "feed", r->feed != NULL ? "bitmap" : "none"));
+				       "pin-ms", (json_int_t)(r->pin_ns / SLUICE_NS_PER_MS), "feed",
+				       r->feed != NULL ? "bitmap" : "none"));
 	}
 	return reply;
 }
@@ -104,6 +112,7 @@ HANDLER(feed_add)
 {
 	struct sluice_engine *engine = ctx;
 	struct sluice_region *region = sluice_memory_find(&engine->memory, text(args, "region"));
+	struct sluice_bitmap_feed *feed = NULL;
 	int fd, r;
 
 	fd = sluice_client_take_fd(client, text(args, "fdname"), err);
@@ -112,13 +121,18 @@ HANDLER(feed_add)
 	if (region == NULL)
 		r = sluice_fail(err, -ENOENT, "feed-add",
 			"there is no region \"%s\"; memory-add it first", text(args, "region"));
-	else if (region->feed != NULL)
-		r = sluice_fail(
-			err, -EEXIST, "feed-add", "region \"%s\" has a feed already", region->id);
+	else if (sluice_engine_is_busy(engine))
+		r = sluice_fail(err, -EBUSY, "feed-add",
+			"a feed cannot change while a migration runs; wait for it or "
+			"migrate_cancel");
 	else
 		r = sluice_bitmap_feed_create(
-			fd, region->len_bytes >> SLUICE_PAGE_SHIFT, region->id, &region->feed, err);
+			fd, region->len_bytes >> SLUICE_PAGE_SHIFT, region->id, &feed, err);
 	close(fd);
+	if (r == 0) {
+		sluice_bitmap_feed_destroy(region->feed);
+		region->feed = feed;
+	}
 	return done(r);
 }
 
@@ -367,18 +381,13 @@ static json_t *lane_json(
 		[SLUICE_LANE_FENCING] = "lost"};
 	uint64_t now_ns = sluice_now_ns();
 	const struct sluice_lane_slot *slot = &set->slots[lane];
+	struct sluice_conn_stats conn;
 	struct sluice_crew_lane place = sluice_crew_lane(engine->crew, lane);
-	struct sluice_conn_stats conn = slot->past_conn;
 	struct sluice_lane_counters c;
 	json_t *reply;
 
 	sluice_lane_set_counters(set, lane, &c);
-	if (slot->lane != NULL) {
-		const struct sluice_conn_stats *live = sluice_lane_conn_stats(slot->lane);
-
-		conn.bytes_out += SLUICE_COUNT_READ(live->bytes_out);
-		conn.syscalls_out += SLUICE_COUNT_READ(live->syscalls_out);
-	}
+	sluice_lane_set_conn_stats(set, lane, &conn);
 	reply = json_pack("{s:I, s:s, s:I, s:s, s:s, s:I, s:I, s:I, s:I, s:I}", "lane",
 		(json_int_t)lane, "state", states[slot->standing], "epoch", (json_int_t)slot->epoch,
 		"transport", engine->transport->name, "rail", engine->config.rail, "window-bytes",
@@ -399,6 +408,13 @@ static json_t *lane_json(
 	json_object_set_new(reply, "pages-sent", json_integer((json_int_t)c.pages_sent));
 	json_object_set_new(reply, "pages-zero", json_integer((json_int_t)c.pages_zero));
 	json_object_set_new(reply, "busy-ns", json_integer((json_int_t)c.busy_ns));
+	json_object_set_new(reply, "zerocopy-sent", json_integer((json_int_t)conn.zerocopy_sent));
+	json_object_set_new(
+		reply, "zerocopy-copied", json_integer((json_int_t)conn.zerocopy_copied));
+	json_object_set_new(
+		reply, "zerocopy-enobufs", json_integer((json_int_t)conn.zerocopy_enobufs));
+	json_object_set_new(
+		reply, "payload-damaged", json_integer((json_int_t)conn.payload_damaged));
 	json_object_set_new(reply, "idle-ns", json_integer((json_int_t)c.idle_ns));
 	return reply;
 }
@@ -496,84 +512,10 @@ HANDLER(session_resolve)
 	return done(sluice_engine_resolve(ctx, text(args, "session"), decision, err));
 }
 
-/* ---- preflight ---- */
-
-static bool add_check(json_t *checks, const char *name, const char *result, const char *fmt, ...)
-	__attribute__((format(printf, 4, 5)));
-
-static bool add_check(json_t *checks, const char *name, const char *result, const char *fmt, ...)
-{
-	char out[400];
-	va_list ap;
-
-	va_start(ap, fmt);
-	vsnprintf(out, sizeof(out), fmt, ap);
-	va_end(ap);
-	json_array_append_new(
-		checks, json_pack("{s:s, s:s, s:s}", "name", name, "result", result, "text", out));
-	return strcmp(result, "failed") != 0;
-}
-
-static bool check_memlock(const struct sluice_engine *engine, json_t *checks)
-{
-	unsigned long long need = sluice_memory_bytes(&engine->memory);
-	struct rlimit limit;
-
-	if (engine->memory.pin == SLUICE_PIN_NONE)
-		return add_check(checks, "memlock", "warning",
-			"pin=none: the kernel may swap guest memory out");
-	getrlimit(RLIMIT_MEMLOCK, &limit);
-	if (geteuid() == 0 || limit.rlim_cur == RLIM_INFINITY || need <= limit.rlim_cur)
-		return add_check(checks, "memlock", "ok",
-			"%llu bytes of guest memory are locked as they are touched", need);
-	return add_check(checks, "memlock", "failed",
-		"%llu bytes are needed and %llu allowed; raise the memlock limit", need,
-		(unsigned long long)limit.rlim_cur);
-}
-
-static bool check_runtime_dir(const struct sluice_engine *engine, json_t *checks)
-{
-	struct sluice_error err = {0};
-
-	if (sluice_record_prepare(engine->config.runtime_dir, &err) < 0)
-		return add_check(checks, "runtime-dir", "failed", "%s", err.text);
-	return add_check(checks, "runtime-dir", "ok", "commits are recorded in %s",
-		engine->config.runtime_dir);
-}
-
-static bool check_security(const struct sluice_engine *engine, json_t *checks)
-{
-	char text[400];
-	const char *result = sluice_security_preflight(engine, text, sizeof(text));
-
-	return add_check(checks, "security", result, "%s", text);
-}
-
 HANDLER(preflight)
 {
-	struct sluice_engine *engine = ctx;
-	json_t *checks = json_array();
-	bool ok = true;
-
-	(void)client, (void)args, (void)err;
-	if (engine->memory.count == 0)
-		ok &= add_check(checks, "memory", "failed", "no guest memory was added");
-	for (uint32_t i = 0; i < engine->memory.count; i++) {
-		const struct sluice_region *r = engine->memory.regions[i];
-
-		if (r->feed == NULL)
-			ok &= add_check(
-				checks, "feed", "failed", "region \"%s\" has no feed", r->id);
-		if (r->guarded)
-			ok &= add_check(checks, "seals", "warning",
-				"region \"%s\" is a file "
-				"that could shrink; a sealed memfd could not",
-				r->id);
-	}
-	ok &= check_memlock(engine, checks);
-	ok &= check_runtime_dir(engine, checks);
-	ok &= check_security(engine, checks);
-	return json_pack("{s:b, s:o}", "ok", ok, "checks", checks);
+	(void)client, (void)err;
+	return sluice_preflight(ctx, text(args, "uri"));
 }
 
 HANDLER(quit)
@@ -593,6 +535,7 @@ const struct sluice_command sluice_engine_commands[] = {
 	{"query-status", query_status},
 	{"memory-add", memory_add},
 	{"memory-remove", memory_remove},
+	{"memory-discard", memory_discard},
 	{"query-memory", query_memory},
 	{"feed-add", feed_add},
 	{"dirty-sync-done", dirty_sync_done},

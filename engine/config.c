@@ -17,7 +17,7 @@
 
 #define FIELD(field) SLUICE_FIELD(struct sluice_config, field)
 
-static const char *const pin_choices[] = {"none", "onfault", NULL};
+static const char *const pin_choices[] = {"none", "onfault", "full", NULL};
 static const char *const security_choices[] = {"auto", "psk", "none", NULL};
 static const char *const lane_security_choices[] = {"auto", "none", NULL};
 
@@ -41,14 +41,15 @@ const struct sluice_param sluice_config_params[] = {
 	{"device-slot-size", SLUICE_PARAM_SIZE, FIELD(device_slot_bytes), "256KiB", 4096, 64u << 20,
 		NULL, "size of one such slot, a multiple of 4 KiB", false},
 	{"pin", SLUICE_PARAM_CHOICE, FIELD(pin), "onfault", 0, 0, pin_choices,
-		"how guest memory is held: onfault locks what is touched, none locks nothing",
+		"how guest memory is held: onfault locks what is touched, full allocates and locks "
+		"all of it when it is added, none locks nothing",
 		false},
 	{"downtime-limit", SLUICE_PARAM_TIME, FIELD(downtime_limit_ns), "300ms", SLUICE_NS_PER_MS,
 		2000 * SLUICE_NS_PER_S, NULL,
 		"switch over when the predicted downtime is no longer than this", true},
 	{"sync-interval", SLUICE_PARAM_TIME, FIELD(sync_interval_ns), "100ms", 2 * SLUICE_NS_PER_MS,
 		10 * SLUICE_NS_PER_S, NULL, "longest time between two dirty syncs", true},
-	{"vmm-switchover", SLUICE_PARAM_TIME, FIELD(vmm_switchover_ns), "1ms", 0,
+	{"vmm-switchover", SLUICE_PARAM_TIME, FIELD(vmm_switchover_ns), "800us", 0,
 		600 * SLUICE_NS_PER_S, NULL,
 		"what stopping, saving, loading and resuming take in both VMMs, for the predicted "
 		"downtime: only they know",
@@ -106,7 +107,7 @@ const struct sluice_param sluice_config_params[] = {
 		24 * 3600 * SLUICE_NS_PER_S, NULL,
 		"how long a target waits for a source that vanished before everything had arrived",
 		false},
-	{"linger", SLUICE_PARAM_TIME, FIELD(linger_ns), "5s", 0, 3600 * SLUICE_NS_PER_S, NULL,
+	{"linger", SLUICE_PARAM_TIME, FIELD(linger_ns), "5s", 0, 315360000 * SLUICE_NS_PER_S, NULL,
 		"how long an engine waits for a VMM that vanished to come back, before it ends",
 		false},
 	{"spin", SLUICE_PARAM_TIME, FIELD(spin_ns), "20us", 0, SLUICE_NS_PER_S, NULL,

@@ -12,6 +12,7 @@
 #include <sluice/transport.h>
 
 #include "base/assert.h"
+#include "base/bits.h"
 #include "base/clock.h"
 #include "engine/feeds/bitmap.h"
 
@@ -46,18 +47,47 @@ static int make_instance(struct sluice_engine *engine)
 	return 0;
 }
 
+static void drop_memory(struct sluice_engine *engine)
+{
+	for (uint32_t i = 0; i < engine->memory.count; i++) {
+		engine->transport->mem_unregister(engine->memory.regions[i]->mem);
+		engine->memory.regions[i]->mem = NULL;
+	}
+	sluice_memory_clear(&engine->memory);
+}
+
+/*
+ * The VMM did not come back. An engine that a VMM launched ends; one that was started by hand
+ * gives the guest's memory back and waits for the next VMM.
+ */
 static void on_linger(void *ctx, uint64_t now_ns)
 {
 	struct sluice_engine *engine = ctx;
 
 	(void)now_ns;
-	sluice_loop_stop(engine->loop, 0);
+	if (engine->has_control_fd) {
+		sluice_loop_stop(engine->loop, 0);
+	} else if (!sluice_engine_is_busy(engine)) {
+		sluice_engine_session_clear(engine);
+		drop_memory(engine);
+	}
+}
+
+/* Nobody tells any more what is written: a bitmap that nobody fills must not say "clean". */
+static void drop_feeds(struct sluice_engine *engine)
+{
+	for (uint32_t i = 0; i < engine->memory.count; i++) {
+		sluice_bitmap_feed_destroy(engine->memory.regions[i]->feed);
+		engine->memory.regions[i]->feed = NULL;
+		engine->regions[i].feed = NULL;
+	}
 }
 
 int sluice_engine_create(struct sluice_loop *loop, const struct sluice_settings *settings,
 	struct sluice_engine **ret_engine, struct sluice_error *err)
 {
 	struct sluice_engine *engine = calloc(1, sizeof(*engine));
+	struct sluice_rail_limits limits;
 	int r = -ENOMEM;
 
 	if (engine == NULL)
@@ -80,6 +110,9 @@ int sluice_engine_create(struct sluice_loop *loop, const struct sluice_settings 
 		sluice_engine_destroy(engine);
 		return r;
 	}
+	engine->transport->rail_limits(engine->rail, &limits);
+	engine->memory.rails = (limits.caps & SLUICE_CAP_REGISTERS_MEMORY) != 0;
+	SLUICE_ASSERT(engine->memory.rails == 0 || engine->transport->mem_discarded != NULL);
 	sluice_loop_on_wake(loop, sluice_engine_tick, engine);
 	*ret_engine = engine;
 	return 0;
@@ -94,11 +127,7 @@ void sluice_engine_destroy(struct sluice_engine *engine)
 	sluice_link_unlisten(engine->listener);
 	sluice_engine_session_clear(engine);
 	sluice_placing_destroy(engine);
-	for (uint32_t i = 0; i < engine->memory.count; i++) {
-		engine->transport->mem_unregister(engine->memory.regions[i]->mem);
-		engine->memory.regions[i]->mem = NULL;
-	}
-	sluice_memory_clear(&engine->memory);
+	drop_memory(engine);
 	sluice_watch_remove(engine->rail_watch);
 	if (engine->rail != NULL)
 		engine->transport->rail_close(engine->rail);
@@ -128,13 +157,14 @@ int sluice_engine_memory_add(struct sluice_engine *engine, const struct sluice_r
 {
 	struct sluice_region *region;
 	struct sluice_span span;
-	int r;
+	int r = 0;
 
-	r = refuse_when_busy(engine, "memory-add", err);
+	if (sluice_memory_find(&engine->memory, opts->id) == NULL)
+		r = refuse_when_busy(engine, "memory-add", err);
 	if (r == 0)
 		r = sluice_memory_add(&engine->memory, opts, &region, err);
-	if (r < 0)
-		return r;
+	if (r != 0)
+		return r < 0 ? r : 0;
 	span = (struct sluice_span){
 		.id = region->wire_id, .addr = region->base, .len_bytes = region->len_bytes};
 	r = engine->transport->mem_register(engine->rail, &span,
@@ -162,6 +192,42 @@ int sluice_engine_memory_remove(
 	return 0;
 }
 
+static uint32_t index_of(const struct sluice_memory *memory, const struct sluice_region *region)
+{
+	uint32_t index = 0;
+
+	while (memory->regions[index] != region)
+		index++;
+	return index;
+}
+
+/* Registered anew first: no lane takes the pages as dirty before they can be used. */
+int sluice_engine_memory_discard(struct sluice_engine *engine, const char *id, uint64_t offset,
+	uint64_t len_bytes, struct sluice_error *err)
+{
+	struct sluice_region *region = sluice_memory_find(&engine->memory, id);
+	int r = 0;
+
+	if (region == NULL)
+		return sluice_fail(err, -ENOENT, "memory-discard", "there is no region \"%s\"", id);
+	if (len_bytes == 0 || !sluice_is_aligned(offset | len_bytes, SLUICE_PAGE_BYTES) ||
+		!sluice_range_inside(offset, len_bytes, region->len_bytes))
+		return sluice_fail(err, -EINVAL, "memory-discard",
+			"offset (%llu) and length (%llu) must be multiples of 4096, and within the "
+			"%llu bytes of region \"%s\"",
+			(unsigned long long)offset, (unsigned long long)len_bytes,
+			(unsigned long long)region->len_bytes, id);
+	if (engine->target != NULL && !sluice_target_is_over(engine->target))
+		return sluice_fail(err, -EBUSY, "memory-discard",
+			"a guest is arriving in this memory: nobody but its source may change it");
+	if (engine->transport->mem_discarded != NULL)
+		r = engine->transport->mem_discarded(region->mem, offset, len_bytes, err);
+	if (r == 0 && engine->source != NULL && !sluice_source_is_over(engine->source))
+		r = sluice_source_discard(
+			engine->source, index_of(&engine->memory, region), offset, len_bytes, err);
+	return r;
+}
+
 void sluice_engine_vmm_came(struct sluice_engine *engine)
 {
 	sluice_timer_set(engine->linger_timer, SLUICE_NEVER);
@@ -176,7 +242,7 @@ void sluice_engine_vmm_gone(void *ctx)
 		sluice_source_vmm_lost(engine->source);
 	if (engine->target != NULL)
 		sluice_target_vmm_lost(engine->target);
-	if (engine->has_control_fd)
-		sluice_timer_set(engine->linger_timer, sluice_now_ns() + engine->config.linger_ns);
+	drop_feeds(engine);
+	sluice_timer_set(engine->linger_timer, sluice_now_ns() + engine->config.linger_ns);
 	sluice_engine_tick(engine, sluice_now_ns());
 }

@@ -81,6 +81,9 @@ int sluice_engine_memory_add(struct sluice_engine *engine, const struct sluice_r
 	struct sluice_error *err);
 int sluice_engine_memory_remove(
 	struct sluice_engine *engine, const char *id, struct sluice_error *err);
+/* The VMM has given these pages back to the system; they read as zeros from before the call on. */
+int sluice_engine_memory_discard(struct sluice_engine *engine, const char *id, uint64_t offset,
+	uint64_t len_bytes, struct sluice_error *err);
 bool sluice_engine_is_busy(const struct sluice_engine *engine); /* a session is not over */
 void sluice_engine_vmm_came(struct sluice_engine *engine); /* it no longer waits to end */
 void sluice_engine_vmm_gone(void *ctx); /* for the server */

@@ -16,6 +16,13 @@ static void add_counters(struct sluice_lane_counters *to, const struct sluice_la
 #undef X
 }
 
+static void add_conn_stats(struct sluice_conn_stats *to, const struct sluice_conn_stats *from)
+{
+#define X(name, help) to->name += SLUICE_COUNT_READ(from->name);
+	SLUICE_CONN_STATS(X)
+#undef X
+}
+
 /* Connections of one lane follow each other: the peak is the highest, not the sum. */
 static void join_counters(struct sluice_lane_counters *to, const struct sluice_lane_counters *from)
 {
@@ -114,10 +121,7 @@ void sluice_lane_set_close(struct sluice_lane_set *set, uint32_t lane)
 		sluice_lane_fence(slot->lane);
 	join_counters(&slot->past, sluice_lane_counters(slot->lane));
 	conn = sluice_lane_conn_stats(slot->lane);
-	slot->past_conn.bytes_out += SLUICE_COUNT_READ(conn->bytes_out);
-	slot->past_conn.bytes_in += SLUICE_COUNT_READ(conn->bytes_in);
-	slot->past_conn.syscalls_out += SLUICE_COUNT_READ(conn->syscalls_out);
-	slot->past_conn.syscalls_in += SLUICE_COUNT_READ(conn->syscalls_in);
+	add_conn_stats(&slot->past_conn, conn);
 	sluice_lane_destroy(slot->lane);
 	slot->lane = NULL;
 }
@@ -154,6 +158,16 @@ void sluice_lane_set_counters(
 	*ret_counters = set->slots[lane].past;
 	if (set->slots[lane].lane != NULL)
 		join_counters(ret_counters, sluice_lane_counters(set->slots[lane].lane));
+}
+
+void sluice_lane_set_conn_stats(
+	const struct sluice_lane_set *set, uint32_t lane, struct sluice_conn_stats *ret_stats)
+{
+	const struct sluice_lane_slot *slot = &set->slots[lane];
+
+	*ret_stats = slot->past_conn;
+	if (slot->lane != NULL)
+		add_conn_stats(ret_stats, sluice_lane_conn_stats(slot->lane));
 }
 
 void sluice_lane_set_sum(

@@ -74,6 +74,8 @@ uint64_t sluice_lane_set_backlog_bytes(const struct sluice_lane_set *set);
 /* Past and present connections of one lane together. */
 void sluice_lane_set_counters(const struct sluice_lane_set *set, uint32_t lane,
 	struct sluice_lane_counters *ret_counters);
+void sluice_lane_set_conn_stats(
+	const struct sluice_lane_set *set, uint32_t lane, struct sluice_conn_stats *ret_stats);
 /* All lanes; peaks are added too: that bounds what was in flight at once. */
 void sluice_lane_set_sum(
 	const struct sluice_lane_set *set, struct sluice_lane_counters *ret_counters);

@@ -19,6 +19,7 @@
 #include "base/clock.h"
 #include "engine/feeds/bitmap.h"
 #include "engine/memory/guard.h"
+#include "engine/memory/populate.h"
 
 #ifndef MLOCK_ONFAULT
 #define MLOCK_ONFAULT 1
@@ -60,17 +61,32 @@ static int check_overlap(const struct sluice_memory *memory, const struct sluice
 	for (uint32_t i = 0; i < memory->count; i++) {
 		const struct sluice_region *r = memory->regions[i];
 
-		if (strcmp(r->id, opts->id) == 0)
-			return sluice_fail(err, -EEXIST, where,
-				"region \"%s\" was added before; "
-				"remove it first or choose another id",
-				opts->id);
 		if (opts->gpa < r->gpa + r->len_bytes && r->gpa < opts->gpa + opts->len_bytes)
 			return sluice_fail(err, -EINVAL, where,
 				"region \"%s\" overlaps region \"%s\" in guest-physical addresses",
 				opts->id, r->id);
 	}
 	return 0;
+}
+
+/* The region of this id, when it is the very same memory; NULL with *err set when it is not. */
+static struct sluice_region *adopt(const struct sluice_memory *memory,
+	const struct sluice_region_opts *opts, struct sluice_error *err)
+{
+	struct sluice_region *region = sluice_memory_find(memory, opts->id);
+	struct stat st;
+
+	if (region == NULL)
+		return NULL;
+	if (fstat(opts->fd, &st) == 0 && st.st_dev == region->dev && st.st_ino == region->ino &&
+		opts->fd_offset == region->fd_offset && opts->len_bytes == region->len_bytes &&
+		opts->gpa == region->gpa)
+		return region;
+	sluice_fail(err, -EEXIST, where,
+		"region \"%s\" was added before with another file, offset, size or address; add it "
+		"as it was (query-memory), or memory-remove it first",
+		opts->id);
+	return NULL;
 }
 
 /* tmpfs and hugetlbfs only: what a mapping shows must be what the guest sees. */
@@ -152,27 +168,51 @@ static int reopen(int fd)
 	return own >= 0 ? own : fcntl(fd, F_DUPFD_CLOEXEC, 3);
 }
 
-static int pin(
-	struct sluice_memory *memory, const struct sluice_region *region, struct sluice_error *err)
+uint64_t sluice_memory_lock_bytes(const struct sluice_memory *memory, uint64_t guest_bytes)
+{
+	return (memory->pin == SLUICE_PIN_NONE ? 0 : guest_bytes) + memory->rails * guest_bytes;
+}
+
+static int cannot_lock(const struct sluice_memory *memory, const struct sluice_region *region,
+	int code, struct sluice_error *err)
+{
+	uint64_t guest_bytes = sluice_memory_bytes(memory) + region->len_bytes;
+	struct rlimit limit = {0};
+
+	getrlimit(RLIMIT_MEMLOCK, &limit);
+	return sluice_fail(err, code, where,
+		"region \"%s\" cannot be locked (%s): the memlock limit is %llu bytes and %llu are "
+		"needed; raise it (ulimit -l %llu, LimitMEMLOCK=%llu) or set pin=none",
+		region->id, strerror(-code), (unsigned long long)limit.rlim_cur,
+		(unsigned long long)sluice_memory_lock_bytes(memory, guest_bytes),
+		(unsigned long long)(sluice_memory_lock_bytes(memory, guest_bytes) + 1023) / 1024,
+		(unsigned long long)sluice_memory_lock_bytes(memory, guest_bytes));
+}
+
+/* Locked first: a limit that is too low is told before gigabytes are allocated. */
+static int pin(struct sluice_memory *memory, struct sluice_region *region, struct sluice_error *err)
 {
 	uint64_t start_ns = sluice_now_ns();
-	struct rlimit limit = {0};
+	int r;
 
 	if (memory->pin == SLUICE_PIN_NONE)
 		return 0;
-	if (mlock2(region->base, region->len_bytes, MLOCK_ONFAULT) < 0) {
-		int code = -errno;
-
-		getrlimit(RLIMIT_MEMLOCK, &limit);
-		return sluice_fail(err, code, where,
-			"region \"%s\" cannot be locked (%s): the "
-			"memlock limit is %llu bytes and %llu are needed; raise it (ulimit -l, "
-			"LimitMEMLOCK=) or set pin=none",
-			region->id, strerror(-code), (unsigned long long)limit.rlim_cur,
-			(unsigned long long)(sluice_memory_bytes(memory) + region->len_bytes));
+	if (mlock2(region->base, region->len_bytes, MLOCK_ONFAULT) < 0)
+		return cannot_lock(memory, region, -errno, err);
+	if (memory->pin == SLUICE_PIN_FULL) {
+		r = sluice_populate(region->base, region->len_bytes);
+		if (r < 0)
+			return sluice_fail(err, r, where,
+				"region \"%s\" cannot be allocated whole (%s): free memory%s, or "
+				"set pin=onfault",
+				region->id, strerror(-r),
+				region->backing_page_bytes > SLUICE_PAGE_BYTES
+					? " or reserve more huge pages (vm.nr_hugepages)"
+					: "");
 	}
 	memory->pages_pinned += region->len_bytes >> SLUICE_PAGE_SHIFT;
-	memory->pin_ns += sluice_now_ns() - start_ns;
+	region->pin_ns = sluice_now_ns() - start_ns;
+	memory->pin_ns += region->pin_ns;
 	return 0;
 }
 
@@ -232,6 +272,11 @@ int sluice_memory_add(struct sluice_memory *memory, const struct sluice_region_o
 	struct stat st;
 	int r;
 
+	*ret_region = adopt(memory, opts, err);
+	if (*ret_region != NULL)
+		return 1;
+	if (sluice_memory_find(memory, opts->id) != NULL)
+		return -EEXIST;
 	r = check_range(opts, err);
 	if (r == 0)
 		r = check_overlap(memory, opts, err);

@@ -22,6 +22,7 @@
 enum sluice_pin {
 	SLUICE_PIN_NONE, /* the kernel may swap; for tests and unprivileged trials */
 	SLUICE_PIN_ONFAULT, /* mlock2(MLOCK_ONFAULT): what is touched stays, holes stay holes */
+	SLUICE_PIN_FULL, /* all of it allocated and locked when it is added */
 };
 
 struct sluice_region {
@@ -33,6 +34,7 @@ struct sluice_region {
 	uint64_t fd_offset, len_bytes, gpa;
 	uint64_t backing_page_bytes;
 	uint8_t *base; /* shared read-write mapping of the range */
+	uint64_t pin_ns; /* what pinning it took */
 	bool guarded; /* the file may shrink: reads go through the SIGBUS guard */
 	struct sluice_bitmap_feed *feed;
 	struct sluice_mem *mem; /* with the engine's rail; NULL until registered */
@@ -43,6 +45,7 @@ struct sluice_memory {
 	uint32_t count;
 	uint32_t next_wire_id;
 	enum sluice_pin pin;
+	uint32_t rails; /* that register guest memory: each counts it once more as locked */
 	uint64_t pages_pinned; /* ever asked for: grows only when something is pinned anew */
 	uint64_t pin_ns; /* time spent pinning */
 };
@@ -53,7 +56,11 @@ struct sluice_region_opts {
 	uint64_t fd_offset, len_bytes, gpa;
 };
 
-/* Map, check seals, and pin a range. Every refusal says what to change. */
+/*
+ * Map, check seals, and pin a range. Every refusal says what to change. A region that is here
+ * already, by id, file (device and inode), range and address, is handed out as it is: a VMM that
+ * comes back finds its pins and registrations. 1: that happened; 0: it is new.
+ */
 int sluice_memory_add(struct sluice_memory *memory, const struct sluice_region_opts *opts,
 	struct sluice_region **ret_region, struct sluice_error *err);
 /* The region's registration with a rail must be gone. */
@@ -61,6 +68,9 @@ void sluice_memory_remove(struct sluice_memory *memory, struct sluice_region *re
 void sluice_memory_clear(struct sluice_memory *memory);
 struct sluice_region *sluice_memory_find(const struct sluice_memory *memory, const char *id);
 uint64_t sluice_memory_bytes(const struct sluice_memory *memory);
+/* The memlock limit (RLIMIT_MEMLOCK, bytes) that an engine without CAP_IPC_LOCK needs for
+   @guest_bytes of guest memory. */
+uint64_t sluice_memory_lock_bytes(const struct sluice_memory *memory, uint64_t guest_bytes);
 
 /* Call @fn for each range of the region that may hold data; the gaps are holes of the file, that
    is zeros. Offsets are bytes from the region's start. Where the file cannot tell: one range. */

@@ -17,8 +17,8 @@
 
 #define PATH_BYTES       512
 #define RECORD_BYTES_MAX 512
-#define REHEARSALS       3
-#define FIRST_MAX        3 /* the first one counts, up to so many times the quickest */
+#define REHEARSALS       5
+#define FIRST_MAX        2 /* the first one counts, up to so many times the quickest */
 
 static const char where[] = "session record";
 

@@ -20,7 +20,8 @@ struct sluice_measure {
 	uint64_t busy_ns; /* time within the interval in which lanes had work */
 	uint64_t sync_ns; /* DIRTY_SYNC until dirty-sync-done, the last one */
 	uint64_t vmm_rtt_ns; /* the quickest of them: little more than the round trip */
-	uint64_t peer_rtt_ns; /* round trip of the peer link */
+	uint64_t
+		peer_rtt_ns; /* of the peer link, the quickest: at the switchover lanes are empty */
 	uint64_t record_ns; /* what the commit's records take at both ends, one after the other */
 	uint64_t elapsed_ns; /* since pages began to move */
 	uint32_t lanes; /* to be closed at the target before it is prepared */

@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/bits.h"
 #include "base/hex.h"
 
 json_t *sluice_hex(const uint8_t *bytes, size_t count)
@@ -25,38 +24,6 @@ json_t *sluice_hex(const uint8_t *bytes, size_t count)
 int sluice_unhex(const char *text, uint8_t *bytes, size_t max)
 {
 	return sluice_hex_read(text, strlen(text), bytes, max);
-}
-
-struct chunk_map {
-	uint8_t *bits;
-};
-
-static void map_data(void *ctx, uint64_t offset, uint64_t len_bytes)
-{
-	struct chunk_map *map = ctx;
-	uint64_t last;
-
-	if (len_bytes == 0)
-		return;
-	last = (offset + len_bytes - 1) >> SLUICE_CHUNK_SHIFT;
-	for (uint64_t chunk = offset >> SLUICE_CHUNK_SHIFT; chunk <= last; chunk++)
-		map->bits[chunk / 8] |= (uint8_t)(1u << (chunk % 8));
-}
-
-json_t *sluice_chunk_map(const struct sluice_session_conf *conf,
-	const struct sluice_session_env *env, uint32_t region)
-{
-	uint64_t chunks = sluice_div_up(conf->regions[region].len_bytes, SLUICE_CHUNK_BYTES);
-	size_t bytes = (size_t)sluice_div_up(chunks, 8);
-	struct chunk_map map = {.bits = calloc(bytes, 1)};
-	json_t *value;
-
-	if (map.bits == NULL)
-		return NULL;
-	env->for_each_data(env->ctx, region, map_data, &map);
-	value = sluice_hex(map.bits, bytes);
-	free(map.bits);
-	return value;
 }
 
 /*

@@ -28,6 +28,7 @@
 struct sluice_bitmap_feed;
 struct sluice_crew;
 struct sluice_inbox;
+struct sluice_ledger;
 struct sluice_outbox;
 
 #define SLUICE_PROTOCOL_VERSION 1
@@ -61,7 +62,7 @@ struct sluice_session_env {
 	/* The durable decision about this session; see record.h. */
 	int (*decide)(void *ctx, const char *session, enum sluice_decision decision,
 		enum sluice_decision *ret_decision, struct sluice_error *err);
-	/* Ranges of a region that may hold data; everything else reads as zeros. */
+	/* Ranges of a region that may hold data, ascending; everything else reads as zeros. */
 	void (*for_each_data)(void *ctx, uint32_t region, sluice_data_fn *fn, void *fn_ctx);
 	/* A shared-memory file of a region shrank: its content cannot be trusted. */
 	bool (*memory_lost)(void *ctx);
@@ -126,8 +127,12 @@ json_t *sluice_hex(const uint8_t *bytes, size_t count);
 /* Returns the count of bytes, or -EINVAL: odd length, other digits, or more than @max. */
 int sluice_unhex(const char *text, uint8_t *bytes, size_t max);
 
-/* Both chunk bitmaps travel as hex, 2 digits a byte, bit 0 of byte 0 = chunk 0 of the region. */
+/* chunk_map.c: which chunks of a region may hold other than zeros, by the look of its file; NULL
+   when memory is out. At least one region. */
 json_t *sluice_chunk_map(const struct sluice_session_conf *conf,
 	const struct sluice_session_env *env, uint32_t region);
+/* Source, from the peer's map: chunks that may hold data there are dirty here, also where our side
+   is a hole; in the others zero pages may be skipped. -EPROTO: it names more than the region has. */
+int sluice_chunk_map_apply(const json_t *map, struct sluice_ledger *ledger, uint32_t index);
 
 #endif

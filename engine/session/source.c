@@ -167,6 +167,18 @@ int sluice_source_cancel(struct sluice_source *s, struct sluice_error *err)
 	return 0;
 }
 
+/* Looked at all the time, so that the guest is not stopped for a migration that is to fail; and
+   once more when lanes have read their last page. */
+bool source_fail_when_memory_lost(struct sluice_source *s)
+{
+	if (s->state < SOURCE_ACTIVE || s->state > SOURCE_DRAIN || !s->env.memory_lost(s->env.ctx))
+		return false;
+	source_fail_text(s, -EIO,
+		"a file that backs guest memory shrank; what was read from it is not the guest's "
+		"memory. Back the guest with sealed memfds");
+	return true;
+}
+
 void sluice_source_tick(struct sluice_source *s)
 {
 	uint64_t now_ns = source_now(s);
@@ -184,6 +196,8 @@ void sluice_source_tick(struct sluice_source *s)
 	source_keep_alive(s, now_ns);
 	source_doubt_when_unanswered(s, now_ns);
 	source_read_mailboxes(s);
+	if (source_fail_when_memory_lost(s))
+		return;
 	source_step_lanes(s, now_ns);
 	if (s->state == SOURCE_ACTIVE)
 		source_sync_when_due(s, now_ns);

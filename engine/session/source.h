@@ -43,6 +43,10 @@ int sluice_source_device_add(
 	struct sluice_source *source, const char *device, int fd, struct sluice_error *err);
 int sluice_source_continue(
 	struct sluice_source *source, const char *state, struct sluice_error *err);
+/* These pages of a region are zeros now: a write by the VMM that no dirty log shows. Refused once
+   the VMM has said that the guest is stopped. */
+int sluice_source_discard(struct sluice_source *source, uint32_t region, uint64_t offset,
+	uint64_t len_bytes, struct sluice_error *err);
 /* Stop lanes and peer link until sluice_source_recover(). */
 int sluice_source_pause(struct sluice_source *source, struct sluice_error *err);
 /* Connect again at once, with all retries anew. @elsewhere: the peer has another address now, so a

@@ -89,7 +89,8 @@ struct sluice_source {
 
 	/* The peer link. Between `resume` and `resumed` it is up and nothing else may be said. */
 	bool link_up, hello_said, resuming;
-	uint64_t heard_ns, pinged_ns, ping_n, peer_rtt_ns;
+	uint64_t heard_ns, pinged_ns, ping_n;
+	uint64_t peer_rtt_ns; /* the quickest so far; 0: not measured yet */
 	uint64_t peer_record_ns; /* what the target's record of the commit takes, as it said */
 	char rail_address[SLUICE_ADDRESS_MAX]; /* from the welcome: where lanes connect */
 	char peer_instance[SLUICE_SESSION_ID_BYTES]; /* from the welcome: who may resume */
@@ -117,6 +118,8 @@ void source_fail_text(struct sluice_source *s, int code, const char *fmt, ...)
 void source_tell_throttle(struct sluice_source *s, uint32_t percent);
 void source_wake_lanes(struct sluice_source *s);
 bool source_guest_is_ours(enum source_state state);
+/* True when it did. */
+bool source_fail_when_memory_lost(struct sluice_source *s);
 
 static inline uint64_t source_now(const struct sluice_source *s)
 {

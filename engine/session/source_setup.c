@@ -50,31 +50,15 @@ static int import_key(struct sluice_source *s, const char *hex, struct sluice_re
 		s->conf.rail, key, (size_t)bytes, ret_remote, &s->error);
 }
 
-/* Chunks that the target reports as zero: only there may zero pages be skipped. And chunks that
-   may hold other than zero there are dirty here, also where our side is a hole. */
-static int apply_chunk_map(struct sluice_source *s, uint32_t index, const char *hex)
+static int apply_chunk_map(struct sluice_source *s, uint32_t index, const json_t *map)
 {
-	struct sluice_ledger_region *region = &s->ledger->regions[index];
-	size_t bytes = (size_t)sluice_div_up(region->chunks, 8);
-	uint8_t *map = malloc(bytes);
+	int r = sluice_chunk_map_apply(map, s->ledger, index);
 
-	if (map == NULL || sluice_unhex(hex, map, bytes) != (int)bytes) {
-		free(map);
-		return sluice_fail_scope(&s->error, SLUICE_SCOPE_SESSION, -EPROTO, "welcome",
-			"the peer's chunk map of region \"%s\" does not have one bit per chunk",
+	if (r < 0)
+		sluice_fail_scope(&s->error, SLUICE_SCOPE_SESSION, r, "welcome",
+			"the peer's chunk map of region \"%s\" is longer than the region",
 			s->conf.regions[index].id);
-	}
-	for (uint64_t chunk = 0; chunk < region->chunks; chunk++) {
-		uint64_t *words = region->maybe_nonzero + chunk * SLUICE_CHUNK_WORDS;
-
-		if (map[chunk / 8] & (1u << (chunk % 8)))
-			sluice_ledger_mark_pages(
-				s->ledger, index, chunk * SLUICE_CHUNK_PAGES, SLUICE_CHUNK_PAGES);
-		else
-			memset(words, 0, SLUICE_CHUNK_WORDS * sizeof(*words));
-	}
-	free(map);
-	return 0;
+	return r;
 }
 
 static int import_regions(struct sluice_source *s, const json_t *message)
@@ -90,7 +74,7 @@ static int import_regions(struct sluice_source *s, const json_t *message)
 		int r = import_key(s, text_of(entry, "key"), &s->remotes[i]);
 
 		if (r == 0)
-			r = apply_chunk_map(s, i, text_of(entry, "nonzero"));
+			r = apply_chunk_map(s, i, json_object_get(entry, "nonzero"));
 		if (r < 0)
 			return r;
 		s->regions[i].mem = s->conf.regions[i].mem;

@@ -81,12 +81,8 @@ void source_finish_when_drained(struct sluice_source *s)
 		sluice_lane_set_standing(&s->lanes, SLUICE_LANE_FENCING) > 0 ||
 		!sluice_ledger_is_drained(s->ledger))
 		return;
-	if (s->env.memory_lost(s->env.ctx)) {
-		source_fail_text(s, -EIO,
-			"a file that backs guest memory shrank; what was read "
-			"from it is not the guest's memory");
+	if (source_fail_when_memory_lost(s))
 		return;
-	}
 	source_enter(s, SOURCE_PREPARE);
 	source_send(s,
 		json_pack("{s:s, s:I}", "type", "finish", "devices", (json_int_t)s->device_count));

@@ -50,6 +50,20 @@ static uint64_t harvest(struct sluice_source *s)
 	return pages;
 }
 
+int sluice_source_discard(struct sluice_source *s, uint32_t region, uint64_t offset,
+	uint64_t len_bytes, struct sluice_error *err)
+{
+	SLUICE_ASSERT(region < s->conf.region_count);
+	if (s->state > SOURCE_READY)
+		return sluice_fail(err, -EBUSY, "memory-discard",
+			"the guest is stopped and its last pages are on their way: discard before "
+			"migrate-continue, or after the migration");
+	sluice_ledger_mark_pages(
+		s->ledger, region, offset >> SLUICE_PAGE_SHIFT, len_bytes >> SLUICE_PAGE_SHIFT);
+	source_wake_lanes(s);
+	return 0;
+}
+
 static void start_interval(struct sluice_source *s, uint64_t now_ns)
 {
 	s->interval_start_ns = now_ns;

@@ -73,9 +73,19 @@ struct sluice_vmm_memory {
 	uint64_t gpa; /* guest-physical address, bytes */
 };
 
-/* getfd + memory-add. */
+/* getfd + memory-add. The same region (id, file, range, address) given again, by a VMM that
+   connected anew, is found as it was: nothing is pinned again. */
 int sluice_vmm_memory_add(
 	struct sluice_vmm *vmm, const struct sluice_vmm_memory *memory, struct sluice_error *err);
+
+/*
+ * memory-discard: pages of region @id were given back to the system (balloon, free-page
+ * reporting) and read as zeros. To be called after the discard, and before the guest may get the
+ * pages back; when it fails they must not be given back to the guest while a rail registers
+ * memory. @offset, @len_bytes: bytes from the region's start, multiples of 4096.
+ */
+int sluice_vmm_memory_discard(struct sluice_vmm *vmm, const char *id, uint64_t offset,
+	uint64_t len_bytes, struct sluice_error *err);
 
 /* getfd + feed-add: share a dirty bitmap for region @id. @fd: a memfd of
    sluice_bitmap_bytes(len_bytes) bytes, sealed against shrinking. */

@@ -143,9 +143,20 @@ struct sluice_arm {
  * Per connection. Written by the lane's worker, read by anyone at any time: both
  * sides use relaxed __atomic loads and stores (plain types keep the header C++ clean).
  */
+#define SLUICE_CONN_STATS(X)                                                          \
+	X(bytes_out, "bytes sent, headers included")                                  \
+	X(bytes_in, "bytes received, headers included")                               \
+	X(syscalls_out, "system calls or doorbells to send")                          \
+	X(syscalls_in, "system calls or completion polls to receive")                 \
+	X(zerocopy_sent, "sends that asked the kernel not to copy")                   \
+	X(zerocopy_copied, "of these, sends that it copied nevertheless")             \
+	X(zerocopy_enobufs, "sends copied because it had no room for another notice") \
+	X(payload_damaged, "checksums of payload that were wrong; each ends the connection")
+
 struct sluice_conn_stats {
-	uint64_t bytes_out, bytes_in; /* on the wire, headers included */
-	uint64_t syscalls_out, syscalls_in; /* or doorbells and completion polls */
+#define X(name, help) uint64_t name;
+	SLUICE_CONN_STATS(X)
+#undef X
 };
 
 /* Connections that asked for a lane of a rail. Written and read by the control thread. */
@@ -188,6 +199,13 @@ struct sluice_transport {
 	int (*mem_register)(struct sluice_rail *rail, const struct sluice_span *span,
 		uint32_t access, struct sluice_mem **ret_mem, struct sluice_error *err);
 	void (*mem_unregister)(struct sluice_mem *mem);
+	/* The pages behind this range of @mem were given back to the system: before it is used
+	   again its registration must hold the pages that come in their place. Offsets are bytes
+	   from the span's start, page aligned. Lanes may run; what they have in flight there may
+	   still read or write the old pages. On failure the range must not be used. NULL: the
+	   rail holds no pages; never NULL with SLUICE_CAP_REGISTERS_MEMORY. */
+	int (*mem_discarded)(struct sluice_mem *mem, uint64_t offset, uint64_t len_bytes,
+		struct sluice_error *err);
 	/* Bytes that the peer imports; returns their count, at most SLUICE_KEY_BYTES_MAX. */
 	int (*mem_export)(const struct sluice_mem *mem, uint8_t *key, size_t key_bytes_max);
 	int (*mem_import)(struct sluice_rail *rail, const uint8_t *key, size_t key_bytes,

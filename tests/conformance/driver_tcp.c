@@ -10,14 +10,15 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/params.h"
 #include "tests/conformance/conformance.h"
 #include "transports/tcp/tcp.h"
 
 static const char *address;
+static struct tcp_conf conf;
 
 static int pair_open(struct conformance_pair *pair)
 {
-	const struct tcp_conf conf = {.nodelay = true};
 	struct sluice_error err = {0};
 	int r;
 
@@ -71,7 +72,8 @@ static bool has_ipv6(void)
 	return yes;
 }
 
-int main(void)
+/* Arguments are settings of both rails, such as zero-copy=yes. */
+int main(int argc, char **argv)
 {
 	static const struct conformance_driver driver = {
 		.name = "tcp",
@@ -81,8 +83,16 @@ int main(void)
 		.now_ns = now_ns,
 		.turn = turn,
 	};
+	struct sluice_error err = {0};
 	int failed;
 
+	sluice_params_defaults(sluice_tcp_params, &conf);
+	for (int i = 1; i < argc; i++) {
+		if (sluice_params_assign(sluice_tcp_params, &conf, argv[i], &err) < 0) {
+			fprintf(stderr, "tcp: %s\n", err.text);
+			return 1;
+		}
+	}
 	address = "127.0.0.1:0";
 	failed = conformance_main(&driver);
 	if (!has_ipv6()) {

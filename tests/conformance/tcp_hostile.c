@@ -75,6 +75,7 @@ int main(int argc, char **argv)
 		{"strangers", NULL, NULL, NULL, NULL, cases_tcp_hello},
 		{"hostile sources", NULL, NULL, NULL, NULL, cases_tcp_frames},
 		{"hostile targets", NULL, NULL, NULL, NULL, cases_tcp_source},
+		{"payload", NULL, NULL, NULL, NULL, cases_tcp_payload},
 		{"the rest", NULL, NULL, NULL, NULL, cases_tcp_own},
 		CU_SUITE_INFO_NULL,
 	};

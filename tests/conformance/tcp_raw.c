@@ -242,16 +242,24 @@ void raw_victim_open(struct raw *r)
 
 bool raw_victim_connect(struct raw *r)
 {
+	return raw_victim_greet(r, 0);
+}
+
+bool raw_victim_greet(struct raw *r, uint16_t flags)
+{
 	struct tcp_welcome welcome;
 	struct tcp_hello hello;
 
 	raw_victim_open(r);
 	r->fd = raw_connect(r->address);
 	raw_hello(&hello, RAW_VICTIM_LANE, 1, 0x66);
+	hello.flags = tcp_put16(flags);
+	hello.checksum = tcp_put64(tcp_checksum(&hello, sizeof(hello)));
 	CU_ASSERT(raw_write(r->fd, &hello, sizeof(hello)));
 	CU_ASSERT(RAW_WAIT(r, r->victim_connected));
 	CU_ASSERT_EQUAL(recv(r->fd, &welcome, sizeof(welcome), MSG_DONTWAIT), sizeof(welcome));
 	CU_ASSERT_EQUAL(tcp_get32(welcome.magic), TCP_WELCOME_MAGIC);
+	CU_ASSERT_EQUAL(tcp_get16(welcome.flags), flags);
 	return r->victim_connected;
 }
 

@@ -65,6 +65,8 @@ void raw_hello(struct tcp_hello *ret_hello, uint32_t lane, uint32_t epoch, uint8
 /* Open the victim's lane (TARGET) and wait in vain or connect to it as its proper source. */
 void raw_victim_open(struct raw *r);
 bool raw_victim_connect(struct raw *r);
+/* The same with flags in the hello, which the welcome must repeat. */
+bool raw_victim_greet(struct raw *r, uint16_t flags);
 void raw_victim_close(struct raw *r);
 bool raw_write(int fd, const void *bytes, size_t count);
 /* True when the peer closes: end of file or a reset. */
@@ -88,6 +90,7 @@ void raw_frame_seal(struct raw_frame *frame);
 /* Rows of docs/hostile-input.md for single fields of frames. */
 void list_tcp_pokes(void);
 
-extern CU_TestInfo cases_tcp_frames[], cases_tcp_hello[], cases_tcp_source[], cases_tcp_own[];
+extern CU_TestInfo cases_tcp_frames[], cases_tcp_hello[], cases_tcp_source[], cases_tcp_own[],
+	cases_tcp_payload[];
 
 #endif

@@ -26,7 +26,7 @@ VMM = schema("engine/control/vmm-socket.json")
 
 # Values that make sense where the schema alone cannot know one.
 KNOWN = {"session": SESSION, "instance": SESSION, "protocol": 1, "transport": "tcp", "lanes": 1,
-         "address": "127.0.0.1:9", "key": "@KEY@", "staging-key": "@KEY@", "nonzero": "ff",
+         "address": "127.0.0.1:9", "key": "@KEY@", "staging-key": "@KEY@", "nonzero": [0, 1],
          "slots": 4, "slot-bytes": 4096, "record-us": 900, "tickets": ["0" * 64], "epoch": 1, "lane": 0,
          "features": [], "device": "dev", "devices": 0, "id": "ram", "region": "ram", "gpa": 0,
          "size": 2 << 20, "page-size": 4096, "uri": "tcp:127.0.0.1:0", "fdname": "r",

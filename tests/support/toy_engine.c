@@ -258,6 +258,7 @@ static const struct sluice_command commands[] = {
 	{"query-status", query_status},
 	{"memory-add", memory_add},
 	{"memory-remove", do_nothing},
+	{"memory-discard", do_nothing},
 	{"query-memory", query_memory},
 	{"feed-add", take_fd},
 	{"dirty-sync-done", do_nothing},

@@ -8,7 +8,9 @@ when a test has done its cutting it lifts the limits. Then the guest has to arri
 it was at the source.
 """
 
+import contextlib
 import os
+import random
 import re
 import signal
 import socket
@@ -32,14 +34,16 @@ LIFTED = {"downtime-limit": 60000, "max-bandwidth": 0}
 
 
 def free_port():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
+    """One that the kernel gives to nobody by itself."""
+    for port in random.sample(range(20000, 32000), 100):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("no free port")
 
 
 def ss(*arguments):
     return subprocess.run(["ss", "-Htn", *arguments], check=True, capture_output=True,
-                          text=True, timeout=10).stdout
+                          text=True, timeout=60).stdout
 
 
 def sources(port):
@@ -72,22 +76,26 @@ def need_cutting():
                 lab_module.skip("the kernel does not destroy sockets (CONFIG_INET_DIAG_DESTROY, root)")
 
 
-class Recover(LabTest):
-    def hosts(self, **engine_set):
-        """A source whose guest works, and a target that waits; lanes connect to self.rail."""
-        lab = self.lab
-        self.rail = free_port()
-        witness = os.path.join(lab.folder, "witness")
-        engine_set = {**ENGINE, **engine_set}
-        self.source = lab.host("source", witness=witness, engine_set=engine_set, **OPTIONS)
-        self.target = lab.host("target", witness=witness, incoming="yes",
-                               engine_set={**engine_set, "rail": f"127.0.0.1:{self.rail}"},
-                               **OPTIONS)
+class RecoverTest(LabTest):
+    """A source whose guest works, a target that waits, and what to ask of them."""
+
+    def start_hosts(self, both, source, target):
+        witness = os.path.join(self.lab.folder, "witness")
+        self.source = self.lab.host("source", witness=witness, netns=source.pop("netns", None),
+                                    engine_set={**ENGINE, **both, **source}, **OPTIONS)
+        self.target = self.lab.host("target", witness=witness, incoming="yes",
+                                    netns=target.pop("netns", None),
+                                    engine_set={**ENGINE, **both, **target}, **OPTIONS)
         self.source.wait_ready()
 
-    def begin(self, watch):
+    def hosts(self, **engine_set):
+        """On loopback; lanes connect to self.rail."""
+        self.rail = free_port()
+        self.start_hosts(engine_set, {}, {"rail": f"127.0.0.1:{self.rail}"})
+
+    def begin(self, watch, uri="tcp:127.0.0.1:0"):
         """Migrate until pages move."""
-        uri = self.target.incoming()
+        uri = self.target.engine_command("migrate-incoming", uri=uri)["uri"]
         self.link = int(uri.rsplit(":", 1)[1])
         watch.command("migrate", uri=uri)
         watch.wait_event("MIGRATION", status=("active",))
@@ -154,6 +162,8 @@ class Recover(LabTest):
     def paused(self, watch):
         return watch.wait_event("MIGRATION", status=("paused",))
 
+
+class Recover(RecoverTest):
     # ---- lanes ----
 
     def test_a_lane_cut_again_and_again(self):
@@ -203,11 +213,12 @@ class Recover(LabTest):
 
     def test_the_target_stands_still(self):
         """Nothing is reset; only silence tells. Lanes and link come back with the target."""
-        self.hosts(**{"peer-timeout": "500ms", "lane-timeout": "300ms"})
+        self.hosts(**{"peer-timeout": "2s", "lane-timeout": "1s"})
         with self.source.operator() as watch:
             self.begin(watch)
             self.target.engine.signal(signal.SIGSTOP)
-            self.assertIn("silent", self.paused(watch)["reason"])
+            while "silent" not in self.paused(watch)["reason"]:
+                pass  # lanes may count as lost before
             self.works(self.source, "the guest works while the target stands still")
             self.target.engine.signal(signal.SIGCONT)
             watch.wait_event("MIGRATION", status=("active",))
@@ -260,7 +271,7 @@ class Recover(LabTest):
 
     def test_retries_have_a_limit(self):
         """Then it waits for an operator."""
-        self.hosts(**{"recover-retries": 2, "recover-pause": "10ms", "peer-timeout": "200ms"})
+        self.hosts(**{"recover-retries": 2, "recover-pause": "10ms", "peer-timeout": "1s"})
         with self.source.operator() as watch:
             self.begin(watch)
             self.target.engine.signal(signal.SIGSTOP)
@@ -314,7 +325,7 @@ class Recover(LabTest):
             watch.wait_event("MIGRATION", status=("active",))
             self.target.engine.signal(signal.SIGSTOP)
             self.paused(watch)
-        self.cancel_when(reach, **{"peer-timeout": "500ms"})
+        self.cancel_when(reach, **{"peer-timeout": "1s"})
 
     def test_cancel_in_setup(self):
         """The target does not even answer hello."""
@@ -332,6 +343,56 @@ class Recover(LabTest):
                    ["status"] in ("none", "failed"))
         migrate(self.source, self.target, **LIFTED)
         self.target.check_alive()
+
+
+class Network(RecoverTest):
+    """Two network namespaces and a cable. Nothing is reset here: packets just do not arrive."""
+
+    HOSTS = {"source": ["10.77.0.1"], "target": ["10.77.0.2", "10.77.0.3"]}  # link; target: rail
+
+    def ip(self, host, *arguments):
+        subprocess.run(["ip", "-n", self.names[host], *arguments], check=True, timeout=10)
+
+    def setUp(self):
+        self.names = {host: f"sluice-{os.getpid()}-{host}" for host in self.HOSTS}
+        for name in self.names.values():
+            made = subprocess.run(["ip", "netns", "add", name], capture_output=True, timeout=10)
+            if made.returncode != 0:
+                self.skipTest(f"no network namespaces: {made.stderr.decode().strip()}")
+            self.addCleanup(subprocess.run, ["ip", "netns", "del", name], check=True, timeout=10)
+        self.ip("source", "link", "add", "cable", "type", "veth", "peer", "name", "cable",
+                "netns", self.names["target"])
+        for host, addresses in self.HOSTS.items():
+            for address in addresses:
+                self.ip(host, "addr", "add", f"{address}/24", "dev", "cable")
+            self.ip(host, "link", "set", "cable", "up")
+        self.start_hosts(
+            {"security": "none", "lane-security": "none", "peer-timeout": "700ms",
+             "lane-timeout": "400ms"},
+            {"rail": "10.77.0.1:0", "netns": self.names["source"]},
+            {"rail": "10.77.0.3:0", "netns": self.names["target"]})
+
+    def test_the_cable_is_pulled(self):
+        with self.source.operator() as watch:
+            self.begin(watch, "tcp:10.77.0.2:0")
+            self.ip("target", "link", "set", "cable", "down")
+            self.assertIn("silent", self.paused(watch)["reason"])
+            self.works(self.source, "the guest works without a network")
+            self.ip("target", "link", "set", "cable", "up")
+            watch.wait_event("MIGRATION", status=("active",))
+            self.arrive(watch)
+
+    def test_lanes_stall_and_the_link_does_not(self):
+        """The way back from the rail is lost: nothing that lanes send is acknowledged."""
+        with self.source.operator() as watch:
+            self.begin(watch, "tcp:10.77.0.2:0")
+            self.ip("target", "rule", "add", "from", "10.77.0.3", "blackhole")
+            reason = self.paused(watch)["reason"]
+            self.assertIn("lanes were lost", reason)
+            self.assertIn("timed out", reason)
+            self.ip("target", "rule", "del", "from", "10.77.0.3", "blackhole")
+            watch.wait_event("MIGRATION", status=("active",))
+            self.arrive(watch)
 
 
 if __name__ == "__main__":

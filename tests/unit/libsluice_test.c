@@ -94,6 +94,7 @@ static void test_vmm_commands(void)
 	UNIT_CONTAINS(json, "{\"id\":\"ram\",\"gpa\":4294967296,\"size\":1048576,");
 	free(json);
 	CU_ASSERT_EQUAL(sluice_vmm_feed_bitmap(vmm, "ram", fd, &err), 0);
+	CU_ASSERT_EQUAL(sluice_vmm_memory_discard(vmm, "ram", 4096, 8192, &err), 0);
 	CU_ASSERT_EQUAL(sluice_vmm_device_add(vmm, "vcpu", fd, &err), 0);
 	CU_ASSERT_EQUAL(sluice_vmm_device_loaded(vmm, "vcpu", &err), 0);
 	CU_ASSERT_EQUAL(sluice_vmm_dirty_sync_done(vmm, 77, &err), 0);
@@ -103,6 +104,8 @@ static void test_vmm_commands(void)
 	memory.len_bytes = 2 << 20;
 	CU_ASSERT_EQUAL(sluice_vmm_memory_add(vmm, &memory, &err), -EINVAL);
 	UNIT_CONTAINS(err.text, "smaller than the region");
+	CU_ASSERT_EQUAL(sluice_vmm_memory_discard(vmm, "ram", 4096, 0, NULL), -EINVAL);
+	CU_ASSERT_EQUAL(sluice_vmm_memory_discard(vmm, "ram", UINT64_MAX, 4096, NULL), -ERANGE);
 	memory.size = 8;
 	CU_ASSERT_EQUAL(sluice_vmm_memory_add(vmm, &memory, NULL), -EINVAL);
 	CU_ASSERT_EQUAL(sluice_vmm_migrate_continue(vmm, "stop", NULL), -EINVAL);

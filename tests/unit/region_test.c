@@ -3,10 +3,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "engine/feeds/bitmap.h"
 #include "engine/lane/ledger.h"
+#include "engine/memory/populate.h"
 #include "engine/memory/region.h"
 #include "tests/unit/unit.h"
 
@@ -180,6 +182,61 @@ static void test_bitmap_feed(void)
 	close(unsealable);
 }
 
+static void test_the_same_memory_again(void)
+{
+	struct sluice_memory memory = {.pin = SLUICE_PIN_FULL};
+	int fd = make_memfd(MFD_ALLOW_SEALING, 4 * MIB), other = make_memfd(0, 4 * MIB);
+	struct sluice_region *first, *again = NULL;
+	struct sluice_region_opts opts = {.id = "r", .fd = fd, .len_bytes = 2 * MIB};
+	struct stat st;
+	uint64_t pinned;
+
+	CU_ASSERT_EQUAL_FATAL(sluice_memory_add(&memory, &opts, &first, NULL), 0);
+	CU_ASSERT_EQUAL(fstat(fd, &st), 0);
+	CU_ASSERT_EQUAL(st.st_blocks * 512, 2 * MIB); /* all of the region, and no more */
+	pinned = memory.pages_pinned;
+	opts.fd = dup(fd);
+	CU_ASSERT_EQUAL(sluice_memory_add(&memory, &opts, &again, NULL), 1);
+	CU_ASSERT_PTR_EQUAL(again, first);
+	CU_ASSERT_EQUAL(memory.pages_pinned, pinned);
+	close(opts.fd);
+	for (int i = 0; i < 4; i++) {
+		struct sluice_region_opts changed = {.id = "r", .fd = fd, .len_bytes = 2 * MIB};
+
+		changed.fd = i == 0 ? other : fd;
+		changed.fd_offset = i == 1 ? MIB : 0;
+		changed.len_bytes = i == 2 ? MIB : 2 * MIB;
+		changed.gpa = i == 3 ? MIB : 0;
+		CU_ASSERT_EQUAL(sluice_memory_add(&memory, &changed, &again, NULL), -EEXIST);
+	}
+	sluice_memory_clear(&memory);
+	close(fd);
+	close(other);
+}
+
+/* Several threads: each page is there, none past the end. */
+static void test_populate(void)
+{
+	uint64_t bytes = (640ull << 20) + 3 * 4096, page;
+	int fd = make_memfd(0, (off_t)bytes + MIB);
+	uint8_t *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	unsigned char resident = 0;
+	struct stat st;
+
+	CU_ASSERT_TRUE_FATAL(base != MAP_FAILED);
+	base[5] = 7;
+	CU_ASSERT_EQUAL(sluice_populate(base, bytes), 0);
+	CU_ASSERT_EQUAL(fstat(fd, &st), 0);
+	CU_ASSERT_EQUAL((uint64_t)st.st_blocks * 512, bytes);
+	CU_ASSERT_EQUAL(base[5], 7); /* what was there stays */
+	for (page = 0; page < bytes && mincore(base + page, 1, &resident) == 0 && (resident & 1);)
+		page += 4096;
+	CU_ASSERT_EQUAL(page, bytes);
+	munmap(base, bytes);
+	CU_ASSERT_EQUAL(sluice_populate(base, bytes), -ENOMEM); /* nothing is mapped there */
+	close(fd);
+}
+
 int main(void)
 {
 	static const struct unit_test tests[] = {
@@ -188,6 +245,8 @@ int main(void)
 		{"holes are not data", test_holes},
 		{"a file that shrinks", test_a_file_that_shrinks},
 		{"the bitmap feed", test_bitmap_feed},
+		{"the same memory again", test_the_same_memory_again},
+		{"populating with threads", test_populate},
 		{0},
 	};
 

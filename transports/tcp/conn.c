@@ -24,8 +24,10 @@ void sluice_tcp_conn_lose(struct sluice_conn *conn, int status)
 		return;
 	conn->state = TCP_CONN_LOST;
 	conn->lost_status = status;
-	if (conn->fd >= 0)
+	if (conn->fd >= 0) {
+		sluice_tcp_zerocopy_abort(conn);
 		close(conn->fd);
+	}
 	conn->fd = -1;
 }
 
@@ -39,27 +41,44 @@ static int handover_close(struct sluice_conn *conn)
 
 /* ---- opening ---- */
 
+static void greeting_seal(struct sluice_conn *conn)
+{
+	conn->hello.checksum = tcp_put64(tcp_checksum(&conn->hello, sizeof(conn->hello)));
+	conn->welcome.checksum = tcp_put64(tcp_checksum(&conn->welcome, sizeof(conn->welcome)));
+}
+
+/* A TARGET expects a hello without flags: what is said about them is taken out before. */
 static void greeting_fill(struct sluice_conn *conn, const struct sluice_lane_opts *opts)
 {
+	uint16_t flags = conn->checksum ? TCP_FLAG_CHECKSUM : 0;
 	struct tcp_hello *hello = &conn->hello;
 	struct tcp_welcome *welcome = &conn->welcome;
 
 	*hello = (struct tcp_hello){
 		.magic = tcp_put32(TCP_HELLO_MAGIC),
 		.version = tcp_put16(TCP_WIRE_VERSION),
+		.flags = tcp_put16(flags),
 		.lane = tcp_put32(opts->lane),
 		.epoch = tcp_put32(opts->epoch),
 	};
 	memcpy(hello->ticket, opts->ticket.secret, sizeof(hello->ticket));
-	hello->checksum = tcp_put64(tcp_checksum(hello, sizeof(*hello)));
 
 	*welcome = (struct tcp_welcome){
 		.magic = tcp_put32(TCP_WELCOME_MAGIC),
 		.version = tcp_put16(TCP_WIRE_VERSION),
+		.flags = tcp_put16(flags),
 		.lane = tcp_put32(opts->lane),
 		.epoch = tcp_put32(opts->epoch),
 	};
-	welcome->checksum = tcp_put64(tcp_checksum(welcome, sizeof(*welcome)));
+	greeting_seal(conn);
+}
+
+/* The worker sees it behind the handover. */
+void sluice_tcp_greeting_agree(struct sluice_conn *conn, bool checksum)
+{
+	conn->checksum = checksum;
+	conn->welcome.flags = tcp_put16(checksum ? TCP_FLAG_CHECKSUM : 0);
+	greeting_seal(conn);
 }
 
 static int open_target(struct sluice_conn *conn, struct sluice_error *err)
@@ -109,6 +128,7 @@ static int open_source(
 	if (conn->fd < 0)
 		return sluice_fail(err, -errno, "tcp-lane", "cannot open a socket: %m");
 	sluice_tcp_socket_setup(conn->rail, conn->fd);
+	sluice_tcp_zerocopy_setup(conn);
 	conn->state = TCP_CONN_CONNECTING;
 	return bind_local(conn, err);
 }
@@ -130,7 +150,13 @@ int sluice_tcp_lane_open(struct sluice_rail *rail, const struct sluice_lane_opts
 	conn->handover_eventfd = -1;
 	conn->deadline_ns = opts->deadline_ns;
 	atomic_init(&conn->handover, TCP_HANDOVER_CLOSED);
+	conn->checksum = opts->role == SLUICE_ROLE_SOURCE &&
+			 (rail->conf.checksum != TCP_CHECKSUM_NONE || rail->peer_checksum);
 	greeting_fill(conn, opts);
+	if (sluice_tcp_checksum_open(conn) < 0) {
+		r = sluice_fail(err, -ENOMEM, "tcp-lane", "out of memory");
+		goto out_free;
+	}
 	r = opts->role == SLUICE_ROLE_TARGET ? open_target(conn, err)
 					     : open_source(conn, opts, err);
 	if (r < 0)
@@ -143,6 +169,7 @@ int sluice_tcp_lane_open(struct sluice_rail *rail, const struct sluice_lane_opts
 out_free:
 	if (conn->fd >= 0)
 		close(conn->fd);
+	sluice_tcp_checksum_close(conn);
 	free(conn);
 	return r;
 }
@@ -176,6 +203,7 @@ void sluice_tcp_lane_close(struct sluice_conn *conn)
 	*link = conn->next;
 	if (conn->handover_eventfd >= 0)
 		close(conn->handover_eventfd);
+	sluice_tcp_checksum_close(conn);
 	free(conn);
 }
 
@@ -281,6 +309,7 @@ static uint32_t poll_connected(struct sluice_conn *conn, struct sluice_event *ev
 		conn->connected_reported = true;
 		events[count++] = (struct sluice_event){.kind = SLUICE_EVENT_CONNECTED};
 	}
+	sluice_tcp_zerocopy_reap(conn);
 	count += sluice_tcp_complete(conn, events + count, max - count);
 	count += sluice_tcp_receive(conn, events + count, max - count);
 	count += sluice_tcp_complete(conn, events + count, max - count);

@@ -35,6 +35,11 @@
 #define TCP_POLL_READS_MAX       16u /* system calls of one poll, */
 #define TCP_POLL_PLACE_BYTES_MAX (16u << 20) /* and bytes that it places */
 #define TCP_POLL_MESSAGES_MAX    16u
+#define TCP_ZEROCOPY_BYTES_MIN   (16u << 10) /* below, copying is cheaper than keeping account */
+#define TCP_ZEROCOPY_CALLS_MAX   1024u /* that the kernel has not let go of */
+#define TCP_ZEROCOPY_PAUSE_CALLS 64u /* copied after the kernel copied, or had no room */
+#define TCP_ZEROCOPY_REAPS_MAX   16u /* notifications of one poll */
+#define TCP_BOUNCE_BYTES         (256u << 10) /* payload with a checksum is copied here first */
 #define TCP_FAULT_BYTES          (64u << 10) /* the kernel's fault-around, see memory.c */
 #define TCP_ACK_BYTES            (1u << 20) /* placed without an acknowledgement, while more waits */
 
@@ -85,6 +90,7 @@ struct tcp_pending {
 struct sluice_rail {
 	struct tcp_conf conf;
 	struct tcp_address address;
+	bool peer_checksum; /* the peer asks for payload checksums: its latest key says so */
 	bool address_given; /* lanes leave from this address */
 	int epoll_fd; /* the listening socket and all pending ones */
 	int listen_fd; /* -1 until rail_listen */
@@ -131,6 +137,9 @@ struct tcp_tx_frame {
 	uint32_t iov_first;
 	uint32_t iov_count;
 	uint64_t first_op;
+	uint32_t inflight; /* index of what waits for it; DATA and SEND */
+	uint32_t copy_first, copy_bytes; /* checksums: next payload piece to copy, copied so far */
+	bool checked; /* checksums: all of it is copied, and the sum is behind it */
 	struct iovec iov[1 + TCP_FRAME_ENTRIES_MAX]; /* [0]: header and body */
 	uint8_t head[TCP_HEAD_BYTES_MAX];
 };
@@ -139,7 +148,17 @@ struct tcp_tx_frame {
 struct tcp_inflight {
 	uint64_t seq; /* of its last operation, or of the FLUSH */
 	uint64_t end_ops; /* complete when the peer has placed this many */
+	uint32_t zerocopy_end; /* and the kernel has let go of the calls before this one */
 	bool flush;
+};
+
+/* Calls that asked the kernel not to copy; numbered as the kernel does, free running. */
+struct tcp_zerocopy {
+	bool on;
+	uint32_t copy_calls; /* copied before it is tried again */
+	uint32_t next; /* number of the next call */
+	uint32_t released; /* the kernel has let go of all calls before this one */
+	bool done[TCP_ZEROCOPY_CALLS_MAX]; /* of released .. next: let go of, out of turn */
 };
 
 struct tcp_tx {
@@ -154,6 +173,9 @@ struct tcp_tx {
 	uint64_t ops_acked; /* placed by the peer, */
 	uint64_t ops_completed; /* and reported to the caller */
 	uint64_t ack_sent_ops; /* what the peer was last told */
+	struct tcp_zerocopy zerocopy;
+	uint8_t *bounce; /* checksums: TCP_BOUNCE_BYTES, of which [at, end) is still to be sent */
+	uint32_t bounce_at, bounce_end;
 	struct tcp_inflight inflight[TCP_DEPTH_MAX];
 	struct tcp_tx_frame frames[TCP_TX_FRAMES];
 };
@@ -177,6 +199,8 @@ struct tcp_rx {
 	uint32_t mem_hint;
 	uint32_t extent_count;
 	uint32_t extent_next; /* first one neither placed nor in iov */
+	uint32_t hash_next; /* checksums: first one that is not in the sum */
+	bool sum_due; /* checksums: the sum comes behind the payload */
 	uint32_t iov_first, iov_count;
 	uint32_t batch_bytes; /* left in iov */
 	uint32_t frame_bytes; /* placed by the frame once it is complete */
@@ -211,6 +235,8 @@ struct sluice_conn {
 	bool lost_reported;
 	enum sluice_role role;
 	int32_t lost_status;
+	bool checksum; /* payload carries a checksum; agreed on before CONNECTED */
+	XXH3_state_t *hash; /* of the frame that is being sent or received */
 	int fd; /* -1: none */
 	uint64_t deadline_ns;
 	uint32_t greeting_out_bytes, greeting_in_bytes;
@@ -232,6 +258,8 @@ struct sluice_conn {
 	struct tcp_rx rx;
 };
 
+/* TARGET, control thread, before the handover: the hello asks for payload checksums, or not. */
+void sluice_tcp_greeting_agree(struct sluice_conn *conn, bool checksum);
 /* The connection is over; the socket is closed at once. Keeps the first reason. */
 void sluice_tcp_conn_lose(struct sluice_conn *conn, int status);
 
@@ -248,6 +276,28 @@ uint32_t sluice_tcp_submit(
 	struct sluice_conn *conn, const struct sluice_op *ops, uint32_t count, uint64_t now_ns);
 /* Give queued frames, and an acknowledgement that is due, to the kernel. */
 void sluice_tcp_push(struct sluice_conn *conn);
+/* Lanes with payload checksums (checksum.c). */
+int sluice_tcp_checksum_open(struct sluice_conn *conn); /* 0 or -ENOMEM */
+void sluice_tcp_checksum_close(struct sluice_conn *conn);
+/* What to send next of the frame: up to two pieces; none: it is complete. */
+uint32_t sluice_tcp_checksum_pieces(
+	struct sluice_conn *conn, struct tcp_tx_frame *frame, struct iovec pieces[2]);
+void sluice_tcp_checksum_sent(struct sluice_conn *conn, struct tcp_tx_frame *frame, size_t bytes);
+void sluice_tcp_checksum_begin(struct sluice_conn *conn, uint32_t payload_bytes);
+void sluice_tcp_checksum_placed(struct sluice_conn *conn);
+/* The sum is at the start of the buffer: is it that of what was placed? */
+bool sluice_tcp_checksum_right(struct sluice_conn *conn);
+
+/* Zero-copy sending (zerocopy.c). */
+void sluice_tcp_zerocopy_setup(struct sluice_conn *conn); /* SOURCE: a socket that connects */
+bool sluice_tcp_zerocopy_wanted(struct sluice_conn *conn, const struct tcp_tx_frame *frame);
+void sluice_tcp_zerocopy_sent(struct sluice_conn *conn, struct tcp_tx_frame *frame);
+void sluice_tcp_zerocopy_refused(struct sluice_conn *conn); /* ENOBUFS */
+void sluice_tcp_zerocopy_reap(struct sluice_conn *conn); /* see what the kernel has let go of */
+/* Before close: what the kernel still holds is dropped, not sent from memory that is not ours
+   any more. */
+void sluice_tcp_zerocopy_abort(struct sluice_conn *conn);
+
 /* Report what the peer has placed. */
 uint32_t sluice_tcp_complete(struct sluice_conn *conn, struct sluice_event *events, uint32_t max);
 bool sluice_tcp_can_complete(const struct sluice_conn *conn);

@@ -151,6 +151,8 @@ int sluice_tcp_mem_export(const struct sluice_mem *mem, uint8_t *key, size_t key
 	struct tcp_key wire = {
 		.magic = tcp_put32(TCP_KEY_MAGIC),
 		.version = tcp_put16(TCP_WIRE_VERSION),
+		.flags = tcp_put16(
+			mem->rail->conf.checksum != TCP_CHECKSUM_NONE ? TCP_FLAG_CHECKSUM : 0),
 		.mem_id = tcp_put32(mem->id),
 		.access = tcp_put32(mem->access),
 		.len_bytes = tcp_put64(mem->len_bytes),
@@ -169,7 +171,6 @@ int sluice_tcp_mem_import(struct sluice_rail *rail, const uint8_t *key, size_t k
 	struct sluice_remote *remote;
 	struct tcp_key wire;
 
-	(void)rail;
 	if (key_bytes != sizeof(wire))
 		return sluice_fail(err, -EPROTO, "tcp-memory",
 			"the peer's memory key has %zu bytes instead of %zu; does its rail use "
@@ -180,7 +181,8 @@ int sluice_tcp_mem_import(struct sluice_rail *rail, const uint8_t *key, size_t k
 		tcp_get64(wire.checksum) != tcp_checksum(&wire, sizeof(wire)))
 		return sluice_fail(err, -EPROTO, "tcp-memory",
 			"the peer's memory key is damaged, or not one of tcp");
-	if (tcp_get16(wire.version) != TCP_WIRE_VERSION || tcp_get16(wire.reserved) != 0)
+	if (tcp_get16(wire.version) != TCP_WIRE_VERSION ||
+		(tcp_get16(wire.flags) & ~TCP_FLAG_CHECKSUM) != 0)
 		return sluice_fail(err, -EPROTONOSUPPORT, "tcp-memory",
 			"the peer's memory key has version %u, this engine speaks %u",
 			tcp_get16(wire.version), TCP_WIRE_VERSION);
@@ -189,6 +191,7 @@ int sluice_tcp_mem_import(struct sluice_rail *rail, const uint8_t *key, size_t k
 		return sluice_fail(err, -ENOMEM, "tcp-memory", "out of memory");
 	remote->id = tcp_get32(wire.mem_id);
 	remote->len_bytes = tcp_get64(wire.len_bytes);
+	rail->peer_checksum = (tcp_get16(wire.flags) & TCP_FLAG_CHECKSUM) != 0;
 	*ret_remote = remote;
 	return 0;
 }

@@ -20,6 +20,8 @@
 
 #define LISTENER UINT32_MAX /* epoll's word for the listening socket; else a pending index */
 
+static const char *const checksum_choices[] = {"none", "xxh3", NULL};
+
 const struct sluice_param sluice_tcp_params[] = {
 	{"nodelay", SLUICE_PARAM_BOOL, SLUICE_FIELD(struct tcp_conf, nodelay), "yes",
 		.help = "send small frames at once (TCP_NODELAY)"},
@@ -29,6 +31,13 @@ const struct sluice_param sluice_tcp_params[] = {
 	{"receive-buffer", SLUICE_PARAM_SIZE, SLUICE_FIELD(struct tcp_conf, receive_buffer_bytes),
 		"0", .min = 0, .max = 1ull << 30,
 		.help = "bytes the kernel keeps per lane to receive; 0 lets the kernel choose"},
+	{"zero-copy", SLUICE_PARAM_BOOL, SLUICE_FIELD(struct tcp_conf, zero_copy), "no",
+		.help = "send guest memory without copying it first (MSG_ZEROCOPY); needs a NIC, "
+			"loopback copies anyway"},
+	{"checksum", SLUICE_PARAM_CHOICE, SLUICE_FIELD(struct tcp_conf, checksum), "none",
+		.choices = checksum_choices,
+		.help = "checksum of the payload, which is copied first; used when either end asks "
+			"for it"},
 	{NULL},
 };
 
@@ -49,6 +58,12 @@ static int rail_open(const void *conf, const char *address, struct sluice_rail *
 	if (rail == NULL)
 		return sluice_fail(err, -ENOMEM, "tcp-rail", "out of memory");
 	rail->conf = *(const struct tcp_conf *)conf;
+	if (rail->conf.zero_copy && rail->conf.checksum != TCP_CHECKSUM_NONE) {
+		r = sluice_fail(err, -EINVAL, "tcp-rail",
+			"payload with a checksum is copied first, so zero-copy can have no effect; "
+			"set zero-copy=no or checksum=none");
+		goto out_free;
+	}
 	rail->listen_fd = -1;
 	rail->address_given = address[0] != '\0';
 	for (uint32_t i = 0; i < TCP_PENDING_MAX; i++)
@@ -247,16 +262,20 @@ static bool hello_equal(const struct tcp_hello *a, const struct tcp_hello *b)
 static bool hello_sound(const struct tcp_hello *hello)
 {
 	return tcp_get32(hello->magic) == TCP_HELLO_MAGIC &&
-	       tcp_get16(hello->version) == TCP_WIRE_VERSION && tcp_get16(hello->reserved) == 0 &&
+	       tcp_get16(hello->version) == TCP_WIRE_VERSION &&
+	       (tcp_get16(hello->flags) & ~TCP_FLAG_CHECKSUM) == 0 &&
 	       tcp_get64(hello->checksum) == tcp_checksum(hello, sizeof(*hello));
 }
 
 /* The lane that waits for exactly this hello: same ticket, lane and epoch. */
 static struct sluice_conn *find_waiting(
-	const struct sluice_rail *rail, const struct tcp_hello *hello)
+	const struct sluice_rail *rail, const struct tcp_hello *said)
 {
+	struct tcp_hello plain = *said, *hello = &plain;
 	struct sluice_conn *found = NULL;
 
+	plain.flags = tcp_put16(0);
+	plain.checksum = tcp_put64(tcp_checksum(&plain, sizeof(plain)));
 	for (struct sluice_conn *conn = rail->conns; conn != NULL; conn = conn->next) {
 		bool open = conn->role == SLUICE_ROLE_TARGET &&
 			    atomic_load(&conn->handover) == TCP_HANDOVER_OPEN;
@@ -299,7 +318,10 @@ static void greet(struct sluice_rail *rail, struct tcp_pending *pending)
 		return;
 	}
 	conn = find_waiting(rail, &hello);
-	if (conn == NULL || !hand_over(rail, conn, pending->fd)) {
+	if (conn != NULL)
+		sluice_tcp_greeting_agree(conn, (tcp_get16(hello.flags) & TCP_FLAG_CHECKSUM) != 0);
+	if (conn == NULL || (rail->conf.checksum != TCP_CHECKSUM_NONE && !conn->checksum) ||
+		!hand_over(rail, conn, pending->fd)) {
 		rail->counters.refused_ticket++;
 		pending_close(rail, pending);
 		return;

@@ -16,6 +16,9 @@
 #include "base/bits.h"
 #include "transports/tcp/internal.h"
 
+/* What came of looking at the next bytes of the stream. */
+enum step { STEP_DONE, STEP_NEEDS_INPUT, STEP_STALLED, STEP_REFUSED, STEP_DAMAGED };
+
 /* ---- a frame's head ---- */
 
 static void fill_header(const struct tcp_rx *rx, struct tcp_frame_header *ret_header)
@@ -123,6 +126,7 @@ static bool data_begin(struct sluice_conn *conn, const struct tcp_frame_header *
 	rx->iov_first = rx->iov_count = 0;
 	rx->batch_bytes = 0;
 	rx->frame_bytes = (uint32_t)place_bytes;
+	sluice_tcp_checksum_begin(conn, (uint32_t)payload_bytes);
 	return true;
 }
 
@@ -130,7 +134,7 @@ static bool data_begin(struct sluice_conn *conn, const struct tcp_frame_header *
  * Collect the next extents to receive into. Zeroes are stored on the way; operations take
  * effect in order, so one that may overlap a write collected here has to wait for it.
  */
-static void batch_fill(struct tcp_rx *rx)
+static void batch_fill(struct tcp_rx *rx, bool checksum)
 {
 	uintptr_t low = UINTPTR_MAX, high = 0; /* around the batch's writes */
 
@@ -145,6 +149,9 @@ static void batch_fill(struct tcp_rx *rx)
 			memset(extent->addr, 0, extent->len_bytes);
 			continue;
 		}
+		/* What is written over before it was hashed would spoil the sum. */
+		if (checksum && start < high && end > low)
+			return;
 		sluice_tcp_mem_fault_in(extent->mem, extent->offset, extent->len_bytes);
 		rx->iov[rx->iov_count++] = (struct iovec){extent->addr, extent->len_bytes};
 		rx->batch_bytes += extent->len_bytes;
@@ -185,23 +192,34 @@ static void batch_copy(struct tcp_rx *rx)
 	buffer_drop(rx, done);
 }
 
-/* Place what is here already. True when the frame is complete. */
-static bool data_step(struct sluice_conn *conn)
+/* Place what is here already. STEP_DONE: the frame is complete. */
+static enum step data_step(struct sluice_conn *conn)
 {
 	struct tcp_rx *rx = &conn->rx;
 
 	while (rx->batch_bytes > 0 || rx->extent_next < rx->extent_count) {
-		if (rx->batch_bytes == 0)
-			batch_fill(rx);
+		if (rx->batch_bytes == 0) {
+			sluice_tcp_checksum_placed(conn); /* before it is written over */
+			batch_fill(rx, conn->checksum);
+		}
 		batch_copy(rx);
 		if (rx->batch_bytes > 0)
-			return false;
+			return STEP_NEEDS_INPUT;
+	}
+	if (rx->sum_due) {
+		sluice_tcp_checksum_placed(conn);
+		if (rx->have_bytes < sizeof(tcp_le64))
+			return STEP_NEEDS_INPUT;
+		if (!sluice_tcp_checksum_right(conn))
+			return STEP_DAMAGED;
+		buffer_drop(rx, sizeof(tcp_le64));
+		rx->sum_due = false;
 	}
 	rx->in_payload = false;
 	rx->ops_placed += rx->extent_count;
 	rx->placed_now_bytes += rx->frame_bytes;
 	rx->unacked_bytes += rx->frame_bytes;
-	return true;
+	return STEP_DONE;
 }
 
 /* A registration has gone since the frame was checked: is it still the same for its rest? */
@@ -248,8 +266,6 @@ static bool message_take(struct sluice_conn *conn, const struct tcp_frame_header
 
 /* ---- the stream ---- */
 
-enum step { STEP_DONE, STEP_NEEDS_INPUT, STEP_STALLED, STEP_REFUSED };
-
 static enum step frame_begin(
 	struct sluice_conn *conn, struct sluice_event *events, uint32_t max, uint32_t *count)
 {
@@ -293,13 +309,17 @@ static uint32_t process(struct sluice_conn *conn, struct sluice_event *events, u
 
 	while (step == STEP_DONE) {
 		if (rx->in_payload)
-			step = data_step(conn) ? STEP_DONE : STEP_NEEDS_INPUT;
+			step = data_step(conn);
 		else
 			step = frame_begin(conn, events, max, &count);
 	}
 	rx->stalled = step == STEP_STALLED;
 	if (step == STEP_REFUSED)
 		sluice_tcp_conn_lose(conn, -EPROTO);
+	if (step == STEP_DAMAGED) {
+		tcp_stat_add(&conn->stats.payload_damaged, 1);
+		sluice_tcp_conn_lose(conn, -EBADMSG);
+	}
 	if (rx->unacked_bytes >= TCP_ACK_BYTES && conn->state == TCP_CONN_CONNECTED) {
 		conn->tx.ack_wanted = true;
 		sluice_tcp_push(conn);
@@ -314,15 +334,16 @@ static bool read_some(struct sluice_conn *conn)
 	struct msghdr message = {0};
 	struct iovec head = {rx->buffer + rx->have_bytes, sizeof(rx->buffer) - rx->have_bytes};
 	size_t wanted = rx->batch_bytes + head.iov_len;
+	bool direct = rx->batch_bytes > 0; /* else: a head, or the sum behind a payload */
 	ssize_t got;
 
-	if (!rx->in_payload) {
+	if (!direct) {
 		message.msg_iov = &head;
 		message.msg_iovlen = 1;
 	} else {
 		uint32_t end = rx->iov_count;
 
-		SLUICE_ASSERT(rx->have_bytes == 0 && rx->batch_bytes > 0);
+		SLUICE_ASSERT(rx->have_bytes == 0);
 		if (rx->extent_next == rx->extent_count)
 			rx->iov[end++] = head;
 		else
@@ -339,11 +360,11 @@ static bool read_some(struct sluice_conn *conn)
 		return false;
 	}
 	tcp_stat_add(&conn->stats.bytes_in, (uint64_t)got);
-	if (rx->in_payload) {
-		uint32_t direct = (size_t)got < rx->batch_bytes ? (uint32_t)got : rx->batch_bytes;
+	if (direct) {
+		uint32_t placed = (size_t)got < rx->batch_bytes ? (uint32_t)got : rx->batch_bytes;
 
-		batch_advance(rx, direct);
-		rx->have_bytes = (uint32_t)got - direct;
+		batch_advance(rx, placed);
+		rx->have_bytes = (uint32_t)got - placed;
 	} else {
 		rx->have_bytes += (uint32_t)got;
 	}

@@ -48,6 +48,9 @@ static struct tcp_tx_frame *frame_add(struct tcp_tx *tx, enum tcp_frame_kind kin
 	frame->place_bytes = 0;
 	frame->iov_first = 0;
 	frame->iov_count = 1;
+	frame->copy_first = 1;
+	frame->copy_bytes = 0;
+	frame->checked = false;
 	frame->first_op = tx->ops_queued;
 	return frame;
 }
@@ -61,6 +64,7 @@ static struct tcp_inflight *inflight_add(struct tcp_tx *tx, bool flush)
 	tx->inflight_tail++;
 	entry->flush = flush;
 	entry->end_ops = tx->ops_queued;
+	entry->zerocopy_end = tx->zerocopy.next; /* and what it sends itself, when it does */
 	return entry;
 }
 
@@ -117,6 +121,7 @@ static int take_data(struct sluice_conn *conn, const struct sluice_op *op)
 		frame = frame_add(tx, TCP_FRAME_DATA);
 		if (frame == NULL)
 			return 0;
+		frame->inflight = tx->inflight_tail;
 		entry = inflight_add(tx, false);
 	}
 	entry_add(frame, op);
@@ -139,6 +144,7 @@ static int take_send(struct sluice_conn *conn, const struct sluice_op *op)
 	if (op->len_bytes > 0)
 		memcpy(frame->head + sizeof(struct tcp_frame_header), op->local, op->len_bytes);
 	frame->body_bytes = op->len_bytes;
+	frame->inflight = tx->inflight_tail;
 	entry = inflight_add(tx, false);
 	entry->seq = op->seq;
 	entry->end_ops = ++tx->ops_queued;
@@ -245,25 +251,71 @@ static void frame_start(struct sluice_conn *conn, struct tcp_tx_frame *frame)
 	conn->rx.unacked_bytes = 0;
 }
 
-/* True when the whole frame has left. */
-static bool frame_push(struct sluice_conn *conn, struct tcp_tx_frame *frame)
+/* What a failed sendmsg means. */
+static void send_failed(struct sluice_conn *conn)
+{
+	/* EFAULT: memory that was submitted is gone, and with it the stream's order. */
+	if (errno != EAGAIN && errno != EINTR)
+		sluice_tcp_conn_lose(conn, errno == EPIPE ? -ECONNRESET : -errno);
+}
+
+/* A frame with a checksum, piece by piece; true when all of it left. */
+static bool send_checked(struct sluice_conn *conn, struct tcp_tx_frame *frame)
+{
+	struct iovec pieces[2];
+	struct msghdr message = {.msg_iov = pieces};
+
+	while ((message.msg_iovlen = sluice_tcp_checksum_pieces(conn, frame, pieces)) > 0) {
+		ssize_t sent = sendmsg(conn->fd, &message, MSG_NOSIGNAL);
+
+		tcp_stat_add(&conn->stats.syscalls_out, 1);
+		if (sent < 0) {
+			send_failed(conn);
+			return false;
+		}
+		tcp_stat_add(&conn->stats.bytes_out, (uint64_t)sent);
+		sluice_tcp_checksum_sent(conn, frame, (size_t)sent);
+	}
+	return true;
+}
+
+/* Give the kernel what is left of the frame's first @iov_end pieces; true when all of that left. */
+static bool send_pieces(
+	struct sluice_conn *conn, struct tcp_tx_frame *frame, uint32_t iov_end, int flags)
 {
 	struct msghdr message = {
 		.msg_iov = frame->iov + frame->iov_first,
-		.msg_iovlen = frame->iov_count - frame->iov_first,
+		.msg_iovlen = iov_end - frame->iov_first,
 	};
-	ssize_t sent = sendmsg(conn->fd, &message, MSG_NOSIGNAL);
+	ssize_t sent = sendmsg(conn->fd, &message, flags | MSG_NOSIGNAL);
 
 	tcp_stat_add(&conn->stats.syscalls_out, 1);
+	if (sent < 0 && errno == ENOBUFS && (flags & MSG_ZEROCOPY)) {
+		sluice_tcp_zerocopy_refused(conn);
+		return send_pieces(conn, frame, iov_end, flags & ~MSG_ZEROCOPY);
+	}
 	if (sent < 0) {
-		/* EFAULT: memory that was submitted is gone, and with it the stream's order. */
-		if (errno != EAGAIN && errno != EINTR)
-			sluice_tcp_conn_lose(conn, errno == EPIPE ? -ECONNRESET : -errno);
+		send_failed(conn);
 		return false;
 	}
+	if (flags & MSG_ZEROCOPY)
+		sluice_tcp_zerocopy_sent(conn, frame);
 	tcp_stat_add(&conn->stats.bytes_out, (uint64_t)sent);
 	tcp_iov_advance(frame->iov, &frame->iov_first, frame->iov_count, (size_t)sent);
-	return frame->iov_first == frame->iov_count;
+	return frame->iov_first >= iov_end;
+}
+
+/* True when the whole frame has left. */
+static bool frame_push(struct sluice_conn *conn, struct tcp_tx_frame *frame)
+{
+	if (conn->checksum && frame->payload_bytes > 0)
+		return send_checked(conn, frame);
+	if (!sluice_tcp_zerocopy_wanted(conn, frame))
+		return send_pieces(conn, frame, frame->iov_count, 0);
+	/* The head is copied, by a call of its own: its buffer is used again soon. */
+	if (frame->iov_first == 0 && !send_pieces(conn, frame, 1, MSG_MORE))
+		return false;
+	return send_pieces(conn, frame, frame->iov_count, MSG_ZEROCOPY);
 }
 
 void sluice_tcp_push(struct sluice_conn *conn)
@@ -297,7 +349,8 @@ static bool entry_complete(const struct tcp_tx *tx, uint32_t index)
 {
 	const struct tcp_inflight *entry = &tx->inflight[index % TCP_DEPTH_MAX];
 
-	return index != tx->inflight_tail && entry->end_ops <= tx->ops_acked;
+	return index != tx->inflight_tail && entry->end_ops <= tx->ops_acked &&
+	       (int32_t)(tx->zerocopy.released - entry->zerocopy_end) >= 0;
 }
 
 bool sluice_tcp_can_complete(const struct sluice_conn *conn)

@@ -45,12 +45,16 @@ typedef struct {
  * up to the end of its body. It finds accidents, not attackers.
  */
 
+/* Flags of hello, welcome and key. Either end may ask for payload checksums, then both use them:
+   the key says what the target asks for, the hello what the lane does, the welcome repeats it. */
+#define TCP_FLAG_CHECKSUM 1u
+
 /* Source -> target, first bytes of a connection. */
 struct tcp_hello {
 	tcp_le64 checksum;
 	tcp_le32 magic;
 	tcp_le16 version;
-	tcp_le16 reserved; /* 0 */
+	tcp_le16 flags;
 	tcp_le32 lane;
 	tcp_le32 epoch;
 	uint8_t ticket[SLUICE_TICKET_BYTES];
@@ -61,13 +65,14 @@ struct tcp_welcome {
 	tcp_le64 checksum;
 	tcp_le32 magic;
 	tcp_le16 version;
-	tcp_le16 reserved; /* 0 */
+	tcp_le16 flags;
 	tcp_le32 lane;
 	tcp_le32 epoch;
 };
 
 enum tcp_frame_kind {
-	TCP_FRAME_DATA = 1, /* body: `count` entries. Then the payload of its WRITEs, in order */
+	TCP_FRAME_DATA = 1, /* body: `count` entries. Then the payload of its WRITEs, in order; if
+			       there is some and the lane has checksums, XXH3-64 of it behind */
 	TCP_FRAME_SEND, /* body: the message; counts as one operation */
 	TCP_FRAME_ACK, /* no body: only `ack_ops` matters */
 };
@@ -98,7 +103,7 @@ struct tcp_key {
 	tcp_le64 checksum;
 	tcp_le32 magic;
 	tcp_le16 version;
-	tcp_le16 reserved; /* 0 */
+	tcp_le16 flags;
 	tcp_le32 mem_id;
 	tcp_le32 access;
 	tcp_le64 len_bytes;

@@ -61,6 +61,17 @@ int sluice_vmm_memory_add(
 		err);
 }
 
+int sluice_vmm_memory_discard(struct sluice_vmm *vmm, const char *id, uint64_t offset,
+	uint64_t len_bytes, struct sluice_error *err)
+{
+	if (offset > INT64_MAX || len_bytes > INT64_MAX)
+		return sluice_fail(err, -ERANGE, "memory-discard", "no memory is that large");
+	return command(vmm, "memory-discard",
+		json_pack("{s:s,s:I,s:I}", "id", id, "offset", (json_int_t)offset, "size",
+			(json_int_t)len_bytes),
+		err);
+}
+
 int sluice_vmm_feed_bitmap(struct sluice_vmm *vmm, const char *id, int fd, struct sluice_error *err)
 {
 	return command_with_fd(vmm, "feed-add", id, fd,

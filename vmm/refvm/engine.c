@@ -99,6 +99,21 @@ static int tell_device_size(struct refvm *r, struct sluice_error *err)
 	return sluice_vmm_command(r->engine.vmm, "migrate-set-parameters", arguments, NULL, err);
 }
 
+/* Give the engine all memory and listen to it. */
+static int attach(struct refvm *r, struct sluice_error *err)
+{
+	int rc = 0;
+
+	for (unsigned int i = 0; rc == 0 && i < r->vm.memory.count; i++)
+		rc = add_region(r, &r->vm.memory.region[i], err);
+	if (rc == 0)
+		rc = tell_device_size(r, err);
+	if (rc == 0)
+		rc = sluice_watch_add(r->loop, sluice_vmm_fd(r->engine.vmm), EPOLLIN, on_readable,
+			r, &r->engine.watch);
+	return rc;
+}
+
 static int launch(struct refvm *r, struct sluice_error *err)
 {
 	const struct refvm_options *options = &r->options;
@@ -110,19 +125,12 @@ static int launch(struct refvm *r, struct sluice_error *err)
 		.listen_path = options->engine_listen[0] != '\0' ? options->engine_listen : NULL,
 		.log_fd = -1,
 	};
-	unsigned int i;
 	int rc;
 
 	rc = sluice_vmm_launch(&opts, &engine->vmm, &engine->pid, err);
 	if (rc < 0)
 		return rc;
-	for (i = 0; rc == 0 && i < r->vm.memory.count; i++)
-		rc = add_region(r, &r->vm.memory.region[i], err);
-	if (rc == 0)
-		rc = tell_device_size(r, err);
-	if (rc == 0)
-		rc = sluice_watch_add(r->loop, sluice_vmm_fd(engine->vmm), EPOLLIN, on_readable, r,
-			&engine->watch);
+	rc = attach(r, err);
 	if (rc < 0) {
 		disconnect(engine);
 		reap(engine->pid, true);
@@ -212,6 +220,26 @@ int refvm_engine_command(struct refvm *r, const char *name, const char *args_jso
 		return sluice_fail(err, -EPIPE, name, "There is no engine at this moment.");
 	rc = sluice_vmm_command(r->engine.vmm, name, args_json, ret_json, err);
 	return refvm_engine_check(r, rc);
+}
+
+int refvm_engine_reattach(struct refvm *r, struct sluice_error *err)
+{
+	struct refvm_engine *engine = &r->engine;
+	int rc;
+
+	if (engine->vmm == NULL || engine->broken)
+		return sluice_fail(err, -EPIPE, "reattach", "There is no engine at this moment.");
+	if (r->options.engine_listen[0] == '\0')
+		return sluice_fail(err, -EINVAL, "reattach",
+			"The engine has no socket to come back by: start refvm with "
+			"--engine-listen=PATH.");
+	disconnect(engine);
+	rc = sluice_vmm_connect(r->options.engine_listen, &engine->vmm, err);
+	if (rc == 0)
+		rc = attach(r, err);
+	if (rc < 0)
+		replace(r);
+	return rc;
 }
 
 int refvm_engine_start(struct refvm *r, struct sluice_error *err)

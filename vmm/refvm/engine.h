@@ -32,6 +32,12 @@ struct refvm_engine {
 /* Launch the first one and add all memory; an engine that cannot even start is an error. */
 int refvm_engine_start(struct refvm *r, struct sluice_error *err);
 void refvm_engine_stop(struct refvm *r);
+/*
+ * Close the connection and attach again by the engine's own socket, as a VMM does that executed
+ * itself anew: the same memory, a feed that counts from now. An engine that cannot be reached is
+ * replaced.
+ */
+int refvm_engine_reattach(struct refvm *r, struct sluice_error *err);
 
 /*
  * To be called with the result of every call to the engine. One that is gone or does not

@@ -289,6 +289,12 @@ static json_t *verify(struct refvm *r, json_t *args, struct sluice_error *err)
 	return rc < 0 ? NULL : verify_json(&result);
 }
 
+static json_t *reattach(struct refvm *r, json_t *args, struct sluice_error *err)
+{
+	(void)args;
+	return refvm_engine_reattach(r, err) < 0 ? NULL : json_object();
+}
+
 static json_t *quit(struct refvm *r, json_t *args, struct sluice_error *err)
 {
 	(void)args;
@@ -338,6 +344,7 @@ json_t *refvm_monitor_run(struct refvm *r, const char *name, json_t *args, struc
 		{"query-bins", query_bins},
 		{"query-memory", query_memory},
 		{"verify", verify},
+		{"reattach", reattach},
 		{"quit", quit},
 	};
 	size_t i;
