@@ -207,6 +207,7 @@ int sluice_placing_source(struct sluice_engine *engine, struct sluice_error *err
 	struct sluice_ledger *ledger = sluice_source_lanes(engine->source)->work->ledger;
 	int r = 0;
 
+	placing->homes = (struct sluice_homes){0};
 	if (placing->plan.home_count == 1)
 		return 0; /* nothing to tell apart, nothing to look for */
 	r = sluice_ledger_set_homes(ledger, placing->plan.home_count, placing->plan.order);
@@ -285,8 +286,9 @@ static void add_reality(struct sluice_engine *engine, json_t *plan)
 		if (lanes != NULL && i < lanes->count && lanes->slots[i].lane != NULL)
 			json_object_set_new(entry, "memory-nodes",
 				nodes_json(sluice_lane_memory_nodes(lanes->slots[i].lane)));
-	json_object_set_new(
-		plan, "chunks-located", json_integer((json_int_t)engine->placing->homes.found));
+	if (engine->source != NULL)
+		json_object_set_new(plan, "chunks-located",
+			json_integer((json_int_t)engine->placing->homes.found));
 }
 
 json_t *sluice_placing_query(

@@ -50,6 +50,18 @@ static SSL_SESSION *make_session(SSL *ssl, const struct sluice_psk *psk)
 	return NULL;
 }
 
+/* The handshake is over, and what protects the link now is derived: neither we nor OpenSSL need
+   the key any more. */
+static void forget_key(struct sluice_tls *tls)
+{
+	static const unsigned char zeros[SLUICE_PSK_KEY_BYTES_MAX];
+	SSL_SESSION *session = SSL_get0_session(tls->ssl);
+
+	if (session != NULL)
+		SSL_SESSION_set1_master_key(session, zeros, tls->psk.key_bytes);
+	sluice_psk_wipe(&tls->psk);
+}
+
 /* CONNECTS: what to offer. @md: the hash that it must fit, once it is fixed. */
 static int offer_key(SSL *ssl, const EVP_MD *md, const unsigned char **id, size_t *id_bytes,
 	SSL_SESSION **ret_session)
@@ -244,7 +256,7 @@ static int handshake(struct sluice_tls *tls, uint32_t *ret_events, struct sluice
 	errno = 0;
 	r = SSL_do_handshake(tls->ssl);
 	if (r == 1) {
-		sluice_psk_wipe(&tls->psk);
+		forget_key(tls);
 		/* Without the key there is no session to take up, whatever else went well. */
 		if (!SSL_session_reused(tls->ssl) || SSL_version(tls->ssl) != TLS1_3_VERSION)
 			return sluice_fail(

@@ -7,10 +7,11 @@
 #include "base/assert.h"
 #include "base/clock.h"
 #include "tests/sim/net.h"
+#include "tests/support/lane_guard.h"
 
 #define TURNS_MAX 1000000u
 
-static const struct sluice_transport *const sim = &sluice_transport_sim;
+static const struct sluice_transport *sim; /* guarded, see lane_guard.h */
 
 void net_open(struct net *net, const struct sluice_sim_world_opts *opts)
 {
@@ -19,6 +20,7 @@ void net_open(struct net *net, const struct sluice_sim_world_opts *opts)
 	int key_bytes;
 
 	*net = (struct net){0};
+	sim = lane_guard_transport(&sluice_transport_sim);
 	net->world = sluice_sim_world_create(opts);
 	SLUICE_ASSERT(net->world != NULL);
 	conf.world = net->world;

@@ -77,7 +77,7 @@ class Engine:
             return int(re.search(r"RssAnon:\s+(\d+)", status.read()).group(1))
 
 
-def answer_source(engine, until=None, timeout_s=30.0):
+def answer_source(engine, until=None, timeout_s=60.0):
     """Be the source's VMM until an event, which is not answered, or the end; its data."""
     while True:
         event = engine.vmm.next_event(timeout_s)

@@ -19,7 +19,7 @@ from qmp import Qmp, QmpClosed, QmpError
 RAM = 8 * MIB
 FILL = 0x5a
 CAPABILITIES = b'{"execute": "qmp_capabilities"}\n'
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 class Raw:

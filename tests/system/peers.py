@@ -53,6 +53,21 @@ class Peer(Engine):
     def security(self):
         return self.vmm.command("query-migrate")["security"]
 
+    def holds(self, secret):
+        """Whether these bytes are anywhere in its memory."""
+        with open(f"/proc/{self.process.pid}/maps", encoding="utf-8") as maps, \
+                open(f"/proc/{self.process.pid}/mem", "rb", 0) as memory:
+            for line in maps:
+                place, mode = line.split()[:2]
+                begin, end = (int(number, 16) for number in place.split("-"))
+                # Heaps and data; not a sanitizer's shadow of the whole address space.
+                if not mode.startswith("rw") or end - begin > 256 * MIB:
+                    continue
+                memory.seek(begin)
+                if secret in memory.read(end - begin):
+                    return True
+        return False
+
     def maps(self, library):
         with open(f"/proc/{self.process.pid}/maps", encoding="utf-8") as maps:
             return library in maps.read()
@@ -170,6 +185,10 @@ class OneHost(PeerTest):
             wait_until("lanes connect", lambda: [
                 lane["state"] for lane in source.vmm.command("query-lanes")] == ["active"] * 4)
             self.assertEqual(relay.seen, seen)
+            for engine in (source, target):
+                self.assertFalse(engine.holds(bytes.fromhex(KEY)), f"{engine.name} keeps the key")
+                self.assertFalse(engine.holds(KEY.encode()), f"{engine.name} keeps the key's text")
+                self.assertTrue(engine.holds(engine.runtime.encode()), "nothing can be found")
             self.assertGreater(relay.bytes, 500)
             self.assertEqual(source.maps("libssl"), not seen)
             self.assertEqual(source.security()["peer-link"], name)

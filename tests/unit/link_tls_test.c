@@ -355,7 +355,7 @@ static void test_silence_has_an_end(void)
 	turns_until(&target.downs, 1);
 	UNIT_CONTAINS(target.why, "did not say what it wants");
 	teardown();
-	opts.deadline_ns = 500 * SLUICE_NS_PER_MS;
+	opts.deadline_ns = 2 * SLUICE_NS_PER_S; /* a handshake takes milliseconds */
 	setup(with_key(file_a), opts);
 	turns_until(&source.ups, 1);
 	turns_until(&target.downs, 1);

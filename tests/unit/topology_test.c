@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* topology_test.c: machines as hwloc tells them, this one too; and lists of CPUs. */
 #include <errno.h>
+#include <ifaddrs.h>
+#include <netdb.h>
+#include <netinet/in.h>
 #include <sched.h>
 
 #include "base/bits.h"
@@ -63,6 +66,35 @@ static void test_this_machine(void)
 	CU_ASSERT_TRUE(sluice_cpus_has(&t->allowed, first));
 	sluice_topology_destroy(t);
 	sched_setaffinity(0, sizeof(before), &before);
+}
+
+/* An address of this machine leads to the NIC that has it, in every way a rail may write it. */
+static void test_nic_by_address(void)
+{
+	struct sluice_topology *t;
+	struct sluice_error err = {0};
+	struct ifaddrs *addresses;
+
+	CU_ASSERT_EQUAL_FATAL(sluice_topology_read(SLUICE_TOPOLOGY_LIVE, NULL, &t, &err), 0);
+	CU_ASSERT_EQUAL_FATAL(getifaddrs(&addresses), 0);
+	for (struct ifaddrs *a = addresses; a != NULL; a = a->ifa_next) {
+		int family = a->ifa_addr != NULL ? a->ifa_addr->sa_family : AF_UNSPEC;
+		const struct sluice_topology_nic *nic = sluice_topology_nic_of(t, a->ifa_name);
+		socklen_t bytes = family == AF_INET ? sizeof(struct sockaddr_in)
+						    : sizeof(struct sockaddr_in6);
+		char host[64], rail[80];
+
+		if ((family != AF_INET && family != AF_INET6) || nic == NULL ||
+			getnameinfo(a->ifa_addr, bytes, host, sizeof(host), NULL, 0,
+				NI_NUMERICHOST) != 0 ||
+			strchr(host, '%') != NULL)
+			continue;
+		CU_ASSERT_PTR_EQUAL(sluice_topology_nic_of(t, host), nic);
+		snprintf(rail, sizeof(rail), family == AF_INET ? "%s:0" : "[%s]:0", host);
+		CU_ASSERT_PTR_EQUAL(sluice_topology_nic_of(t, rail), nic);
+	}
+	freeifaddrs(addresses);
+	sluice_topology_destroy(t);
 }
 
 static void test_memory_without_a_choice(void)
@@ -166,6 +198,7 @@ int main(void)
 	static const struct unit_test tests[] = {
 		{"lists of CPUs", test_cpu_lists},
 		{"this machine", test_this_machine},
+		{"a NIC by its address", test_nic_by_address},
 		{"memory where there is no choice", test_memory_without_a_choice},
 #ifdef SLUICE_TEST_HWLOC
 		{"nodes and distances", test_nodes_and_distances},
