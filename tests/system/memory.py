@@ -210,8 +210,6 @@ class Holes(LabTest):
                                                          "downtime-limit": "1ms"})
         here.engine_command("migrate", uri=there.incoming())
         wait_until("the pages are there", lambda: copy.read(at, 8 * HUGE) == b"x" * 8 * HUGE)
-        # Also a guest that hardly gets a CPU writes more than this.
-        here.engine_command("migrate-set-parameters", **{"max-bandwidth": "1M"})
         return here, there, ram, copy, at
 
     def finish_move(self, here, there):
