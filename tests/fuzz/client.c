@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * client.c: fuzz target: libsluice and an engine that says what it likes: greeting, answers,
- * events. The input is everything it says; then it hangs up.
+ * client.c: fuzz target: libsluice and an engine that says what it likes. The input is what comes
+ * behind the greeting: answers and events. Beginning with '!' it is the greeting, too, and behind
+ * it the engine hangs up.
  */
 #include <sys/socket.h>
 #include <unistd.h>
@@ -43,19 +44,30 @@ static void ask(struct sluice_vmm *vmm)
 	FUZZ_CHECK((r < 0) == (err.code != 0));
 }
 
+static void say(int fd, const void *bytes, size_t count)
+{
+	ssize_t sent = send(fd, bytes, count, MSG_NOSIGNAL | MSG_DONTWAIT);
+
+	(void)sent;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+	static const char greeting[] = "{\"QMP\": {}}\r\n{\"return\": {}, \"id\": 1}\r\n";
+	bool raw = size > 0 && data[0] == '!';
 	struct sluice_vmm *vmm = NULL;
 	struct sluice_error err = {0};
 	int pair[2], r;
-	ssize_t sent;
 
 	FUZZ_CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
-	sent = send(pair[1], data, size, MSG_NOSIGNAL | MSG_DONTWAIT);
-	(void)sent;
-	shutdown(pair[1], SHUT_WR);
+	if (!raw)
+		say(pair[1], greeting, sizeof(greeting) - 1);
+	say(pair[1], data + raw, size - raw);
+	if (raw)
+		shutdown(pair[1], SHUT_WR);
 	r = sluice_vmm_open(pair[0], &vmm, &err);
 	FUZZ_CHECK((r < 0) == (err.code != 0));
+	FUZZ_CHECK(raw || r == 0);
 	if (r == 0) {
 		sluice_vmm_set_timeout(vmm, 1);
 		ask(vmm);

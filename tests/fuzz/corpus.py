@@ -83,15 +83,17 @@ def text(value):
 # ---- seeds, by target: name -> bytes or text ----
 
 def seeds_client():
-    hello = '{"QMP": {"version": {}, "capabilities": []}}\r\n{"return": {}, "id": 1}\r\n'
-    yield "good", (hello + '{"event": "MIGRATION", "data": {"status": "active"}}\r\n'
+    yield "greeting", '!{"QMP": {"version": {}, "capabilities": []}}\r\n{"return": {}, "id": 1}\r\n'
+    yield "refusal", '!{"QMP": {}}\r\n{"error": {"class": "X", "desc": "no"}, "id": 1}\r\n'
+    yield "no-greeting", '!{"return": {}}\r\n'
+    yield "good", ('{"event": "MIGRATION", "data": {"status": "active"}}\r\n'
                    '{"return": {"status": "active"}, "id": 2}\r\n{"return": {}, "id": 3}\r\n')
-    yield "errors", (hello + '{"error": {"class": "GenericError", "desc": "no"}, "id": 2}\r\n'
+    yield "errors", ('{"error": {"class": "GenericError", "desc": "no"}, "id": 2}\r\n'
                      '{"error": {"class": "CommandNotFound"}}\r\n')
-    yield "events", hello + "".join(
+    yield "events", "".join(
         text({"event": name, "data": members_of(VMM["types"], event["data"])}) + "\r\n"
         for name, event in VMM["events"].items())
-    yield "odd", hello + '{"event": "X", "data": []}\r\n{"event": 1}\r\n{"id": 2}\r\n{}\r\n'
+    yield "odd", '{"event": "X", "data": []}\r\n{"event": 1}\r\n{"id": 2}\r\n{}\r\n'
 
 
 def seeds_psk():

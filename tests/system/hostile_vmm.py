@@ -387,7 +387,7 @@ class HostileVmm(LabTest):
             self.refused("a feed of no region", "memory-add it first", "feed-add",
                          region="third", type="bitmap", fdname="x")
             self.pass_fd(fd)
-            self.refused("a second feed", "has a feed already", "feed-add",
+            self.refused("a feed anew, too short", "takes 256", "feed-add",
                          region="low", type="bitmap", fdname="x")
             self.pass_fd(fd)
             self.source.vmm.command("feed-add", **arguments)

@@ -381,12 +381,12 @@ static int fill_event(json_t *message, struct sluice_vmm_event *ret_event, struc
 
 	if (id == NULL)
 		id = json_object_get(data, "percent");
-	event.data_json = data != NULL ? json_dumps(data, JSON_COMPACT) : strdup("{}");
-	if (name == NULL || event.data_json == NULL) {
-		free(event.data_json);
+	if (name == NULL || (data != NULL && !json_is_object(data)))
 		return sluice_fail(err, -EBADMSG, SLUICE_VMM_WHERE,
-			"an event without a name, or no memory for it");
-	}
+			"an event without a name, or with data that is no object");
+	event.data_json = data != NULL ? json_dumps(data, JSON_COMPACT) : strdup("{}");
+	if (event.data_json == NULL)
+		return sluice_fail(err, -ENOMEM, SLUICE_VMM_WHERE, "no memory for an event");
 	snprintf(event.name, sizeof(event.name), "%s", name);
 	snprintf(event.text, sizeof(event.text), "%s", text_member(data, "status", "device"));
 	if (json_is_integer(id))
