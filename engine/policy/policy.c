@@ -80,12 +80,13 @@ static uint64_t fixed_ns(const struct sluice_policy_conf *conf, const struct slu
 	       conf->vmm_switchover_ns;
 }
 
-/* What has to move while the guest is stopped. It goes on dirtying until it has been told. */
+/* What has to move while the guest is stopped. It went on dirtying while this sync was answered, and
+   goes on until it has been told to stop. */
 static uint64_t bytes_left(const struct sluice_policy_conf *conf, const struct sluice_measure *m,
 	const struct sluice_policy_state *state)
 {
-	uint64_t late_bytes =
-		(uint64_t)((unsigned __int128)state->dirty_bytes_per_s * m->sync_ns / NS_PER_S);
+	uint64_t late_bytes = (uint64_t)((unsigned __int128)state->dirty_bytes_per_s *
+					 (m->sync_ns + m->vmm_rtt_ns) / NS_PER_S);
 
 	return m->pages_dirty * PAGE_BYTES + late_bytes + conf->device_bytes;
 }
