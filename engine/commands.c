@@ -83,6 +83,21 @@ HANDLER(memory_discard)
 		ctx, text(args, "id"), number(args, "offset"), number(args, "size"), err));
 }
 
+/* Of the session that runs, or the last one; 0: none, or the region is none of its. */
+static uint64_t peer_page_bytes(
+	const struct sluice_engine *engine, const struct sluice_region *region)
+{
+	for (uint32_t i = 0; i < SLUICE_REGIONS_MAX; i++) {
+		if (engine->regions[i].id != region->id)
+			continue;
+		if (engine->source != NULL)
+			return sluice_source_peer_page_bytes(engine->source, i);
+		if (engine->target != NULL)
+			return sluice_target_peer_page_bytes(engine->target, i);
+	}
+	return 0;
+}
+
 HANDLER(query_memory)
 {
 	struct sluice_engine *engine = ctx;
@@ -104,6 +119,9 @@ HANDLER(query_memory)
 				       "pinned-bytes", (json_int_t)(pinned ? r->len_bytes : 0),
 				       "pin-ms", (json_int_t)(r->pin_ns / SLUICE_NS_PER_MS), "feed",
 				       r->feed != NULL ? "bitmap" : "none"));
+		if (peer_page_bytes(engine, r) != 0)
+			json_object_set_new(json_array_get(reply, i), "peer-page-size",
+				json_integer((json_int_t)peer_page_bytes(engine, r)));
 	}
 	return reply;
 }

@@ -255,6 +255,7 @@ static int begin(struct sluice_engine *engine, uint32_t lanes, struct sluice_ses
 	uint64_t record_ns = 0;
 	int r;
 
+	memset(engine->regions, 0, sizeof(engine->regions));
 	for (uint32_t i = 0; i < engine->memory.count; i++) {
 		const struct sluice_region *r_ = engine->memory.regions[i];
 

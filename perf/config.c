@@ -77,6 +77,9 @@ const struct sluice_param perf_config_params[] = {
 		"for this long; needs root, 0: never"),
 	ROW(TIME, "idle-for", idle_for_ns, "0", 0, 600 * S,
 		"afterwards the engines' CPU time and memory are measured for this long"),
+	FLAG("reattach", reattach, "no",
+		"afterwards the target's VMM attaches to its engine again, which shall pin "
+		"nothing"),
 	TEXT("network", network, "",
 		"rate of the loopback, such as 3gbit, in a network namespace for the whole call; "
 		"needs root and tc, empty: the host's own"),

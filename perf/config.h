@@ -62,6 +62,7 @@ struct perf_config {
 	uint64_t cut_all_after_ns;
 	uint64_t cut_all_for_ns;
 	uint64_t idle_for_ns;
+	bool reattach;
 	char network[PERF_WORD_MAX];
 
 	/* Where the programs are. */

@@ -40,6 +40,7 @@ const struct perf_metric perf_metrics[] = {
 	{"inflight_bytes_peak",            "in flight, peak", "MB", 1e-6, 2},
 	{"pin_ms",                         "pinning",     "ms",    1,    2},
 	{"pages_pinned_during_migration",  "pinned during migration", "pages", 1, 0},
+	{"pages_pinned_by_reattach",       "pinned by reattaching", "pages", 1, 0},
 	{"cpu_s_per_gib",                  "CPU, both, per GiB", "s", 1, 3},
 	{"cpu_s_source",                   "CPU, source engine", "s", 1, 3},
 	{"cpu_s_target",                   "CPU, target engine", "s", 1, 3},

@@ -365,6 +365,35 @@ static int put_idle(struct migration *m, struct sluice_error *err)
 	return r;
 }
 
+static int query_pinned(struct perf_node *node, double *ret_pages, struct sluice_error *err)
+{
+	json_t *stats = NULL;
+	int r = perf_command(node->engine_link, "query-stats", NULL, &stats, err);
+
+	if (r == 0)
+		*ret_pages = json_number_value(json_object_get(stats, "pages-pinned"));
+	json_decref(stats);
+	return r;
+}
+
+/* The VMM leaves its engine and comes back with the same memory. */
+static int put_reattach(struct migration *m, struct sluice_error *err)
+{
+	double before = 0, after = 0;
+	int r;
+
+	if (!m->config->reattach)
+		return 0;
+	r = query_pinned(m->target, &before, err);
+	if (r == 0)
+		r = perf_command(m->target->monitor, "reattach", NULL, NULL, err);
+	if (r == 0)
+		r = query_pinned(m->target, &after, err);
+	if (r == 0)
+		put_real(m, "pages_pinned_by_reattach", after - before);
+	return r;
+}
+
 static int measure(struct migration *m, struct sluice_error *err)
 {
 	int r = perf_guest_wait_ready(m->source, m->config->timeout_ns, err);
@@ -385,6 +414,8 @@ static int measure(struct migration *m, struct sluice_error *err)
 		r = put_stats(m, err);
 	if (r == 0)
 		r = put_idle(m, err);
+	if (r == 0)
+		r = put_reattach(m, err);
 	if (r == 0)
 		r = let_work(m, m->config->after_ns, err);
 	/* Verifying stops the guest for a while, so that it comes last. */

@@ -65,6 +65,8 @@ void sluice_source_set_policy(
 	struct sluice_source *source, const struct sluice_policy_conf *policy);
 /* A new limit, 0 for none. Once the guest is stopped there is none. */
 void sluice_source_set_max_bandwidth(struct sluice_source *source, uint64_t bytes_per_s);
+/* Page size of what backs a region at the target; 0 before the target has said so. */
+uint64_t sluice_source_peer_page_bytes(const struct sluice_source *source, uint32_t region);
 struct sluice_outbox *sluice_source_outbox(struct sluice_source *source);
 const struct sluice_lane_set *sluice_source_lanes(const struct sluice_source *source);
 json_t *sluice_source_query(const struct sluice_source *source); /* for query-migrate */

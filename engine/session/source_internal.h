@@ -65,6 +65,7 @@ struct sluice_source {
 	struct sluice_lane_work work;
 	struct sluice_lane_region regions[64];
 	struct sluice_remote *remotes[64]; /* owned; the same as in `regions` */
+	uint64_t peer_page_bytes[64]; /* of the backing at the target; 0: not known yet */
 	struct sluice_remote *staging;
 	struct sluice_mem *outbox_mem;
 	struct sluice_lane_set lanes;

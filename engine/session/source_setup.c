@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/assert.h"
 #include "base/bits.h"
 #include "base/clock.h"
 #include "engine/placement/node_memory.h"
@@ -77,6 +78,8 @@ static int import_regions(struct sluice_source *s, const json_t *message)
 			r = apply_chunk_map(s, i, json_object_get(entry, "nonzero"));
 		if (r < 0)
 			return r;
+		s->peer_page_bytes[i] =
+			(uint64_t)json_integer_value(json_object_get(entry, "page-size"));
 		s->regions[i].mem = s->conf.regions[i].mem;
 		s->regions[i].remote = s->remotes[i];
 	}
@@ -179,6 +182,12 @@ void source_on_welcome(struct sluice_source *s, const json_t *message)
 		r = open_lanes(s, message);
 	if (r < 0)
 		source_fail(s, &s->error);
+}
+
+uint64_t sluice_source_peer_page_bytes(const struct sluice_source *s, uint32_t region)
+{
+	SLUICE_ASSERT(region < s->conf.region_count);
+	return s->peer_page_bytes[region];
 }
 
 struct mark {

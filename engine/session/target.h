@@ -54,6 +54,8 @@ bool sluice_target_is_over(const struct sluice_target *target);
 bool sluice_target_is_prepared(const struct sluice_target *target);
 const char *sluice_target_status(const struct sluice_target *target);
 const char *sluice_target_session(const struct sluice_target *target);
+/* Page size of what backs a region at the source. */
+uint64_t sluice_target_peer_page_bytes(const struct sluice_target *target, uint32_t region);
 const struct sluice_lane_set *sluice_target_lanes(const struct sluice_target *target);
 json_t *sluice_target_query(const struct sluice_target *target);
 

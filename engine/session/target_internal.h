@@ -51,6 +51,7 @@ struct sluice_target {
 	uint32_t device_count;
 	uint8_t held_from[SLUICE_SLOTS_MAX]; /* 1 + the lane that brought it; 0: no credit is due */
 	uint32_t credits[SLUICE_SLOTS_MAX]; /* how often each slot was given back */
+	uint64_t peer_page_bytes[64]; /* per region, of the backing at the source */
 	bool link_up;
 	char link_reason[256]; /* why it is not */
 	char peer_instance[SLUICE_SESSION_ID_BYTES];
@@ -80,6 +81,7 @@ uint64_t target_ping_gap_ns(const struct sluice_target *t);
 /* target_setup.c */
 int target_check_hello(
 	const struct sluice_session_conf *conf, const json_t *hello, struct sluice_error *err);
+void target_read_page_sizes(struct sluice_target *t, const json_t *hello);
 int target_say_welcome(struct sluice_target *t, struct sluice_error *err);
 
 /* target_lanes.c */

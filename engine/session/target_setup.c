@@ -66,6 +66,22 @@ int target_check_hello(
 	return match_regions(conf, hello, err);
 }
 
+/* They may differ: a guest on huge pages may go to a host that has none to spare. It is told. */
+void target_read_page_sizes(struct sluice_target *t, const json_t *hello)
+{
+	const json_t *regions = json_object_get(hello, "regions");
+
+	for (uint32_t i = 0; i < t->conf.region_count; i++)
+		t->peer_page_bytes[i] = (uint64_t)json_integer_value(
+			json_object_get(json_array_get(regions, i), "page-size"));
+}
+
+uint64_t sluice_target_peer_page_bytes(const struct sluice_target *t, uint32_t region)
+{
+	SLUICE_ASSERT(region < t->conf.region_count);
+	return t->peer_page_bytes[region];
+}
+
 static json_t *export_key(struct sluice_target *t, const struct sluice_mem *mem)
 {
 	uint8_t key[SLUICE_KEY_BYTES_MAX];
@@ -92,8 +108,9 @@ int target_say_welcome(struct sluice_target *t, struct sluice_error *err)
 	}
 	for (uint32_t i = 0; i < t->conf.region_count; i++)
 		json_array_append_new(regions,
-			json_pack("{s:o, s:o}", "key", export_key(t, t->conf.regions[i].mem),
-				"nonzero", sluice_chunk_map(&t->conf, &t->env, i)));
+			json_pack("{s:o, s:o, s:I}", "key", export_key(t, t->conf.regions[i].mem),
+				"nonzero", sluice_chunk_map(&t->conf, &t->env, i), "page-size",
+				(json_int_t)t->conf.regions[i].page_bytes));
 	target_send(t,
 		json_pack("{s:s, s:i, s:s, s:[], s:s, s:s, s:o, s:o, s:o, s:I, s:I, s:I}", "type",
 			"welcome", "protocol", SLUICE_PROTOCOL_VERSION, "version", SLUICE_VERSION,

@@ -243,7 +243,7 @@ figures:
 def disturbed(bench):
     """Lanes are held back, so that tracking alone shows, and broken meanwhile: it completes."""
     status = bench.run("lanes=3", "hold=1500ms", "cut-every=150ms", "pattern=uniform",
-                       "engine-set=throttle=no", "idle-for=300ms", "settle=300ms")
+                       "engine-set=throttle=no", "idle-for=300ms", "settle=300ms", "reattach=yes")
     expect(status == 0, "it passes", bench)
     run = bench.result()["runs"][0]
     if run["status"] == "skipped":
@@ -255,6 +255,7 @@ def disturbed(bench):
     ops = run["guest_ops_per_s"]
     expect(ops["held_ratio"] > 0 and ops["during_ratio"] >= 0, "speed of the guest", bench)
     expect(0 < run["inflight_of_budget"] <= 1, "the budget", bench)
+    expect(run["pages_pinned_by_reattach"] == 0, "nothing is pinned anew", bench)
     expect(run["idle_cpu_ms"] >= 0 and 10000 < run["engine_memory_bytes"] < RAM_BYTES,
            f"the engine besides the guest: {run['engine_memory_bytes']}", bench)
     bench.expect_nothing_left()

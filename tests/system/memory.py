@@ -7,6 +7,7 @@ Run with --vmm SOCKET it is a VMM that gives memory to an engine and executes it
 
 import fcntl
 import json
+import mmap
 import os
 import re
 import resource
@@ -17,7 +18,7 @@ import tempfile
 import unittest
 
 import lab as lab_module
-from hand import Engine, memfd
+from hand import Engine, answer_source, memfd
 from lab import ENDED, LabTest, migrate, wait_until
 from qmp import PATIENCE_S, Qmp, QmpError
 
@@ -34,28 +35,10 @@ def allocated(path):
     return os.stat(path).st_blocks * 512
 
 
-class Ram:
-    """A region of a running refvm, through the VMM's own descriptor."""
-
-    def __init__(self, host, index=0):
-        region = host.monitor.command("query-memory")[index]
-        self.id, self.size = region["id"], region["size"]
-        self.offset = region["offset"]
-        self.path = f"/proc/{host.vmm.pid}/fd/{region['fd']}"
-
-    def read(self, offset, size):
-        with open(self.path, "rb", buffering=0) as file:
-            return os.pread(file.fileno(), size, self.offset + offset)
-
-    def write(self, offset, data):
-        with open(self.path, "r+b", buffering=0) as file:
-            os.pwrite(file.fileno(), data, self.offset + offset)
-
-    def punch(self, offset, size):
-        with open(self.path, "r+b", buffering=0) as file:
-            subprocess.run(["fallocate", "--punch-hole", "--offset", str(self.offset + offset),
-                            "--length", str(size), f"/proc/self/fd/{file.fileno()}"],
-                           pass_fds=[file.fileno()], check=True)
+def ram_file(host):
+    """The file of a refvm's memory, by the VMM's own descriptor."""
+    region = host.monitor.command("query-memory")[0]
+    return f"/proc/{host.vmm.pid}/fd/{region['fd']}"
 
 
 class Pins(LabTest):
@@ -183,7 +166,7 @@ class Holes(LabTest):
         result = migrate(here, there)
         print(f"  {ram} {settings}: {result['total-time']} ms, "
               f"{result['ram']['transferred'] // MIB} MiB", flush=True)
-        return result["ram"]["transferred"], allocated(Ram(there).path)
+        return result["ram"]["transferred"], allocated(ram_file(there))
 
     def test_holes_cost_nothing(self):
         dense, sparse = self.move("dense", "80M"), self.move("sparse", "16G")
@@ -195,46 +178,29 @@ class Holes(LabTest):
         small = self.move("onfault", "80M")[0]
         self.assertLessEqual(self.move("full", "512M", pin="full")[0], 1.3 * small)
 
-    def start_move(self):
-        """A migration that does not end, since the guest writes more than it may send."""
-        options = {"ram": "256M", "touch": "64M", "rate": 20000, "separate": "yes",
-                   "track_after_resume": "yes"}
-        here = self.lab.host("here", **options)
-        there = self.lab.host("there", incoming="yes", **options)
-        here.wait_ready()
-        ram, copy = Ram(here, 1), Ram(there, 1)
-        # The last pages of the last region: the guest has not touched them.
-        at = ram.size - 8 * HUGE
-        ram.write(at, b"x" * 8 * HUGE)
-        here.engine_command("migrate-set-parameters", **{"max-bandwidth": "64M",
-                                                         "downtime-limit": "1ms"})
-        here.engine_command("migrate", uri=there.incoming())
-        wait_until("the pages are there", lambda: copy.read(at, 8 * HUGE) == b"x" * 8 * HUGE)
-        return here, there, ram, copy, at
-
-    def finish_move(self, here, there):
-        with here.operator() as operator:
-            operator.command("migrate-set-parameters", **{"max-bandwidth": 0,
-                                                          "downtime-limit": "300ms"})
-            end = operator.wait_event("MIGRATION", PATIENCE_S, ENDED)
-        self.assertEqual(end["status"], "completed", end)
-        wait_until("the guest runs", there.running)
+    def refused(self, words, engine, **arguments):
+        with self.assertRaises(QmpError) as caught:
+            engine.vmm.command("memory-discard", **arguments)
+        self.assertIn(words, str(caught.exception))
 
     def test_discarded_pages_are_zeros(self):
         """Discards in a running migration: what was sent before is zeros at the target."""
-        here, there, ram, copy, at = self.start_move()
-        self.assertEqual(here.status()["running"], True)
-        for offset, size in ((at, HUGE), (at + 3 * HUGE + PAGE, 5 * PAGE), (at + 7 * HUGE, HUGE)):
-            ram.punch(offset, size)
-            here.monitor.command("memory-discard", id=ram.id, offset=offset, size=size)
-        expected = ram.read(at, 8 * HUGE)
-        self.assertEqual(expected.count(b"\0"), 2 * HUGE + 5 * PAGE)
-        with self.assertRaises(QmpError) as caught:
-            there.monitor.command("memory-discard", id=ram.id, offset=at, size=PAGE)
-        self.assertIn("arriving", str(caught.exception))
-        self.finish_move(here, there)
-        self.assertEqual(copy.read(at, 8 * HUGE), expected)
-        there.check_alive()
+        source, target = Engine(self.lab, "source"), Engine(self.lab, "target")
+        source.add_memory("ram", 16 * MIB, fill=ord("x"))
+        target.add_memory("ram", 16 * MIB)
+        ram, copy = source.regions["ram"], target.regions["ram"]
+        source.vmm.command("migrate", uri=target.incoming())
+        answer_source(source, until="SWITCHOVER_READY")
+        wait_until("all pages have been sent", lambda: copy[:] == ram[:])
+        for offset, size in ((0, HUGE), (3 * HUGE + PAGE, 5 * PAGE), (7 * HUGE, HUGE)):
+            ram.madvise(mmap.MADV_REMOVE, offset, size)
+            source.vmm.command("memory-discard", id="ram", offset=offset, size=size)
+        self.assertEqual(ram[:].count(0), 2 * HUGE + 5 * PAGE)
+        self.refused("arriving", target, id="ram", offset=0, size=PAGE)
+        source.vmm.command("migrate-continue", state="pre-switchover")
+        self.refused("stopped", source, id="ram", offset=0, size=PAGE)
+        self.assertEqual(answer_source(source)["status"], "completed")
+        self.assertEqual(copy[:], ram[:])
 
     def test_bad_discards(self):
         engine = Engine(self.lab, "engine")
@@ -294,6 +260,9 @@ class Files(LabTest):
             result = target.monitor.command("verify", source_pid=source.vmm.pid, regions=regions)
             self.assertEqual(result["mismatched_pages"], 0, result)
             self.assertGreater(result["pages_compared"], 0, result)
+            for host, size in ((here, PAGE), (there, HUGE)):
+                region = host.engine_command("query-memory")[0]
+                self.assertEqual(region["peer-page-size"], size, host.name)
             target.check_alive()
 
     def reserve(self, pages):

@@ -2,7 +2,11 @@
 /* lane_pair.c: see lane_pair.h. */
 #include "tests/unit/lane_pair.h"
 
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 
 #include "base/clock.h"
 #include "base/params.h"
@@ -72,6 +76,80 @@ static void end_open(struct lane_pair_end *end, const struct lane_pair_opts *opt
 	tcp->rail_limits(end->rail, &end->lanes.limits);
 }
 
+/* ---- the relay ---- */
+
+static struct sockaddr_in parse(const char *address)
+{
+	return (struct sockaddr_in){
+		.sin_family = AF_INET,
+		.sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+		.sin_port = htons((uint16_t)strtoul(strrchr(address, ':') + 1, NULL, 10)),
+	};
+}
+
+static void relay_open(struct lane_pair_relay *relay, char address[SLUICE_ADDRESS_MAX])
+{
+	struct sockaddr_in in = parse(":0");
+	socklen_t len = sizeof(in);
+
+	snprintf(relay->target_address, sizeof(relay->target_address), "%s", address);
+	relay->listen_fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+	CU_ASSERT_EQUAL_FATAL(bind(relay->listen_fd, (const struct sockaddr *)&in, len), 0);
+	CU_ASSERT_EQUAL_FATAL(listen(relay->listen_fd, 1), 0);
+	CU_ASSERT_EQUAL_FATAL(getsockname(relay->listen_fd, (struct sockaddr *)&in, &len), 0);
+	snprintf(address, SLUICE_ADDRESS_MAX, "127.0.0.1:%u", ntohs(in.sin_port));
+}
+
+static void relay_cut(struct lane_pair_relay *relay)
+{
+	if (relay->in_fd >= 0)
+		close(relay->in_fd);
+	if (relay->out_fd >= 0)
+		close(relay->out_fd);
+	relay->in_fd = relay->out_fd = -1;
+}
+
+/* A little at a time, as much as the other side takes; false when one of them is gone. */
+static bool relay_pass(struct lane_pair_relay *relay, int from, int to, bool flip)
+{
+	uint8_t bytes[16384];
+	ssize_t got = recv(from, bytes, sizeof(bytes), MSG_PEEK | MSG_DONTWAIT), sent;
+
+	if (got < 0 && errno == EAGAIN)
+		return true;
+	if (got <= 0)
+		return false;
+	if (flip && relay->flip_at - relay->passed_bytes < (uint64_t)got)
+		bytes[relay->flip_at - relay->passed_bytes] ^= 0x10;
+	sent = send(to, bytes, (size_t)got, MSG_DONTWAIT | MSG_NOSIGNAL);
+	if (sent < 0)
+		return errno == EAGAIN;
+	relay->passed_bytes += flip ? (uint64_t)sent : 0;
+	return recv(from, bytes, (size_t)sent, 0) == sent;
+}
+
+static void relay_step(struct lane_pair_relay *relay)
+{
+	struct sockaddr_in in;
+
+	if (relay->listen_fd < 0)
+		return;
+	if (relay->in_fd < 0) {
+		relay->in_fd = accept(relay->listen_fd, NULL, NULL);
+		if (relay->in_fd < 0)
+			return;
+		in = parse(relay->target_address);
+		relay->out_fd = socket(AF_INET, SOCK_STREAM, 0);
+		CU_ASSERT_EQUAL_FATAL(
+			connect(relay->out_fd, (const struct sockaddr *)&in, sizeof(in)), 0);
+	}
+	if (!relay_pass(relay, relay->in_fd, relay->out_fd, true) ||
+		!relay_pass(relay, relay->out_fd, relay->in_fd, false))
+		relay_cut(relay);
+}
+
+/* ---- stepping ---- */
+
 static void take_notes(struct lane_pair_end *end)
 {
 	struct sluice_note note;
@@ -79,13 +157,15 @@ static void take_notes(struct lane_pair_end *end)
 	for (uint32_t i = 0; i < end->lanes.count; i++) {
 		struct sluice_lane_slot *slot = &end->lanes.slots[i];
 
-		while (sluice_mailbox_take(sluice_lane_mailbox(slot->lane), &note)) {
+		while (slot->lane != NULL &&
+			sluice_mailbox_take(sluice_lane_mailbox(slot->lane), &note)) {
 			if (note.kind == SLUICE_NOTE_CONNECTED)
 				slot->standing = SLUICE_LANE_ACTIVE;
 			if (note.kind != SLUICE_NOTE_LOST)
 				continue;
 			end->lost++;
 			end->lost_status = note.status;
+			slot->standing = SLUICE_LANE_FENCING;
 		}
 	}
 }
@@ -93,19 +173,39 @@ static void take_notes(struct lane_pair_end *end)
 static void step(struct lane_pair *pair, struct lane_pair_end *end, int except)
 {
 	for (uint32_t i = 0; i < end->lanes.count; i++)
-		if ((int)i != except)
+		if ((int)i != except && end->lanes.slots[i].lane != NULL &&
+			end->lanes.slots[i].standing != SLUICE_LANE_FENCING)
 			sluice_lane_step(end->lanes.slots[i].lane, pair->now_ns);
 	take_notes(end);
 }
 
 void lane_pair_turn(struct lane_pair *pair)
 {
+	relay_step(&pair->relay);
 	step(pair, &pair->source, -1);
 	step(pair, &pair->target, pair->stalled);
 }
 
+void lane_pair_fence_lost(struct lane_pair *pair)
+{
+	for (uint32_t i = 0; i < pair->source.lanes.count; i++) {
+		if (pair->source.lanes.slots[i].standing != SLUICE_LANE_FENCING ||
+			pair->source.lanes.slots[i].lane == NULL)
+			continue;
+		sluice_lane_set_lost(&pair->source.lanes, i);
+		sluice_lane_set_close(&pair->target.lanes, i);
+		sluice_ledger_reclaim(pair->source.work.ledger, i);
+		sluice_lane_set_close(&pair->source.lanes, i);
+	}
+}
+
 static void connect_lanes(struct lane_pair *pair, const char *address)
 {
+	char relayed[SLUICE_ADDRESS_MAX];
+
+	snprintf(relayed, sizeof(relayed), "%s", address);
+	if (pair->relay.flip_at != 0)
+		relay_open(&pair->relay, relayed);
 	uint64_t end_ns = sluice_now_ns() + CONNECT_NS;
 	struct sluice_error err = {0};
 
@@ -115,8 +215,8 @@ static void connect_lanes(struct lane_pair *pair, const char *address)
 		CU_ASSERT_EQUAL_FATAL(sluice_lane_set_open(&pair->target.lanes, i, &ticket, NULL,
 					      SLUICE_NEVER, &err),
 			0);
-		CU_ASSERT_EQUAL_FATAL(sluice_lane_set_open(&pair->source.lanes, i, &ticket, address,
-					      SLUICE_NEVER, &err),
+		CU_ASSERT_EQUAL_FATAL(sluice_lane_set_open(&pair->source.lanes, i, &ticket,
+					      i == 0 ? relayed : address, SLUICE_NEVER, &err),
 			0);
 	}
 	while (sluice_lane_set_standing(&pair->source.lanes, SLUICE_LANE_ACTIVE) +
@@ -140,6 +240,8 @@ void lane_pair_open(struct lane_pair *pair, const struct lane_pair_opts *opts)
 
 	memset(pair, 0, sizeof(*pair));
 	pair->stalled = -1;
+	pair->relay = (struct lane_pair_relay){
+		.listen_fd = -1, .in_fd = -1, .out_fd = -1, .flip_at = opts->flip_at};
 	pair->now_ns = SLUICE_NS_PER_S;
 	settings(&conf, opts->settings);
 	end_open(&pair->source, opts, SLUICE_ROLE_SOURCE, &conf);
@@ -171,6 +273,9 @@ void lane_pair_close(struct lane_pair *pair)
 {
 	uint64_t bytes = pair->source.work.ledger->regions[0].pages << SLUICE_PAGE_SHIFT;
 
+	relay_cut(&pair->relay);
+	if (pair->relay.listen_fd >= 0)
+		close(pair->relay.listen_fd);
 	tcp->mem_forget(pair->remote);
 	end_close(&pair->source);
 	end_close(&pair->target);

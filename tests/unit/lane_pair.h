@@ -17,6 +17,7 @@ struct lane_pair_opts {
 	uint64_t memory_bytes;
 	uint64_t budget_bytes; /* in flight, all lanes together */
 	const char *settings; /* of tcp, "name=value name=value"; NULL: the defaults */
+	uint64_t flip_at; /* this byte of what lane 0 sends arrives changed; 0: none */
 };
 
 struct lane_pair_end {
@@ -31,7 +32,15 @@ struct lane_pair_end {
 	int lost_status; /* of the last one */
 };
 
+/* Between the ends of lane 0, when a byte is to be changed. */
+struct lane_pair_relay {
+	int listen_fd, in_fd, out_fd; /* -1: none */
+	uint64_t flip_at, passed_bytes;
+	char target_address[SLUICE_ADDRESS_MAX];
+};
+
 struct lane_pair {
+	struct lane_pair_relay relay;
 	struct lane_pair_end source, target;
 	struct sluice_remote *remote;
 	uint64_t now_ns;
@@ -43,6 +52,8 @@ void lane_pair_open(struct lane_pair *pair, const struct lane_pair_opts *opts);
 void lane_pair_close(struct lane_pair *pair);
 /* Step every lane of both ends once. */
 void lane_pair_turn(struct lane_pair *pair);
+/* Let go of lanes that were lost, as sessions do: closed at the target first, then reclaimed. */
+void lane_pair_fence_lost(struct lane_pair *pair);
 /* Turns until every dirty chunk is released, time standing still. False: a limit was reached. */
 bool lane_pair_drain(struct lane_pair *pair);
 bool lane_pair_same(const struct lane_pair *pair); /* memory of both ends */

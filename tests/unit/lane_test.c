@@ -2,6 +2,8 @@
 /* lane_test.c: what the lanes of a session do together: share work, window and bandwidth. */
 #include "tests/unit/lane_pair.h"
 
+#include <errno.h>
+
 #include "base/clock.h"
 #include "engine/lane/lane.h"
 #include "tests/unit/unit.h"
@@ -152,6 +154,38 @@ static void test_a_window_waits_for_its_older_half(void)
 	lane_pair_close(&pair);
 }
 
+/* ---- checksums ---- */
+
+/*
+ * A byte of payload changes on its way. The lane is lost, the target counts why, and what it had
+ * placed wrongly is written again by the other lane.
+ */
+static void test_a_damaged_byte_costs_a_lane_and_no_more(void)
+{
+	struct lane_pair_opts opts = {.lanes = 2,
+		.memory_bytes = 64 * MIB,
+		.budget_bytes = 32 * MIB,
+		.settings = "checksum=xxh3",
+		.flip_at = 5 * MIB};
+	struct sluice_conn_stats stats;
+	struct lane_pair pair;
+
+	lane_pair_open(&pair, &opts);
+	mark_all(&pair);
+	for (uint32_t turn = 0; turn < 10000000 && pair.source.lost == 0; turn++)
+		lane_pair_turn(&pair);
+	CU_ASSERT_EQUAL(pair.source.lost, 1);
+	CU_ASSERT_EQUAL(pair.target.lost, 1);
+	CU_ASSERT_EQUAL(pair.target.lost_status, -EBADMSG);
+	lane_pair_fence_lost(&pair);
+	pair.source.lost = 0;
+	CU_ASSERT_TRUE(lane_pair_drain(&pair));
+	CU_ASSERT_TRUE(lane_pair_same(&pair));
+	sluice_lane_set_conn_stats(&pair.target.lanes, 0, &stats);
+	CU_ASSERT_EQUAL(stats.payload_damaged, 1);
+	lane_pair_close(&pair);
+}
+
 /* ---- bandwidth ---- */
 
 #define RATE    (100 * MIB)
@@ -229,6 +263,8 @@ int main(void)
 			test_no_lane_waits_while_chunks_are_queued},
 		{"a hundred lanes keep a small budget", test_a_hundred_lanes_keep_a_small_budget},
 		{"a window waits for its older half", test_a_window_waits_for_its_older_half},
+		{"a damaged byte costs a lane and no more",
+			test_a_damaged_byte_costs_a_lane_and_no_more},
 		{"lanes share a bandwidth limit", test_lanes_share_a_bandwidth_limit},
 		{"a lane held back sleeps", test_a_lane_held_back_sleeps},
 		{NULL},
