@@ -335,13 +335,19 @@ void sluice_crew_destroy(struct sluice_crew *crew)
 	free(crew);
 }
 
-/* Tell the worker about its new lanes, and wait until it steps exactly those. */
+/* Tell the worker about its new lanes. */
 static void publish(struct worker *w)
 {
-	uint64_t generation = ++w->wanted_generation;
-
+	w->wanted_generation++;
 	__atomic_store_n(&w->changed, 1, __ATOMIC_SEQ_CST);
 	wake(w);
+}
+
+/* Until it steps exactly those. */
+static void wait_for(struct worker *w)
+{
+	uint64_t generation = w->wanted_generation;
+
 	while (w->started && w->seen_generation < generation)
 		pthread_cond_wait(&w->cond, &w->lock);
 }
@@ -390,9 +396,30 @@ static bool worker_remove(struct worker *w, struct sluice_lane *lane)
 		w->wanted[i] = w->wanted[--w->wanted_count];
 		found = true;
 		publish(w);
+		wait_for(w);
 	}
 	pthread_mutex_unlock(&w->lock);
 	return found;
+}
+
+void sluice_crew_remove_all(struct sluice_crew *crew)
+{
+	uint32_t holders = crew->worker_count > 0 ? crew->worker_count : 1;
+
+	for (uint32_t i = 0; i < holders; i++) {
+		struct worker *w = &crew->workers[i];
+
+		pthread_mutex_lock(&w->lock);
+		if (w->wanted_count > 0)
+			publish(w);
+		w->wanted_count = 0;
+		pthread_mutex_unlock(&w->lock);
+	}
+	for (uint32_t i = 0; i < holders; i++) {
+		pthread_mutex_lock(&crew->workers[i].lock);
+		wait_for(&crew->workers[i]);
+		pthread_mutex_unlock(&crew->workers[i].lock);
+	}
 }
 
 void sluice_crew_remove(struct sluice_crew *crew, struct sluice_lane *lane)

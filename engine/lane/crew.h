@@ -65,6 +65,8 @@ int sluice_crew_add(struct sluice_crew *crew, struct sluice_lane *lane, uint32_t
 uint32_t sluice_crew_worker_of(const struct sluice_crew *crew, const struct sluice_lane *lane);
 /* Returns when no worker steps the lane any more. A lane that was never added is fine. */
 void sluice_crew_remove(struct sluice_crew *crew, struct sluice_lane *lane);
+/* The same for all lanes of all workers, in one wait. */
+void sluice_crew_remove_all(struct sluice_crew *crew);
 /* There may be work: whoever sleeps looks again. */
 void sluice_crew_wake(struct sluice_crew *crew);
 

@@ -126,8 +126,11 @@ void sluice_lane_set_close(struct sluice_lane_set *set, uint32_t lane)
 	slot->lane = NULL;
 }
 
+/* The workers let go of all lanes at once: one by one would cost a switchover with many lanes. */
 void sluice_lane_set_close_all(struct sluice_lane_set *set)
 {
+	if (set->crew != NULL)
+		sluice_crew_remove_all(set->crew);
 	for (uint32_t lane = 0; lane < set->count; lane++)
 		sluice_lane_set_close(set, lane);
 }
