@@ -55,7 +55,7 @@ static void assign_lines(struct sluice_settings *settings, struct fuzz_input inp
 
 	while (fuzz_line(&input, &line, &bytes, &ended)) {
 		struct sluice_error err = {0};
-		char *text = strndup(line, bytes);
+		char *text = fuzz_string(line, bytes);
 		int r = sluice_params_assign(settings->table, settings->values, text, &err);
 
 		FUZZ_CHECK((r == 0) == (err.code == 0));

@@ -51,8 +51,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (size == 0)
 		return 0;
-	text = strndup((const char *)data + 1, size - 1);
-	FUZZ_CHECK(text != NULL);
+	text = fuzz_string(data + 1, size - 1);
 	switch (data[0]) {
 	case 'c':
 		address(text, SLUICE_ADDRESS_CONNECT);

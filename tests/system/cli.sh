@@ -90,7 +90,7 @@ if command -v script >/dev/null; then
 	{
 		(wait_for_text $'\033\\[\\?1049h' "$screen") || true
 		printf '\003' # Ctrl-C
-	} | script -qfec "'$sluice' watch --interval 0.1" "$screen" >/dev/null ||
+	} | script -qfec "exec '$sluice' watch --interval 0.1" "$screen" >/dev/null ||
 		fail "the live view failed"
 	grep -Eq $'\033\\[\\?1049h' "$screen" || fail "no live view on a terminal"
 	grep -Eq $'\033\\[\\?1049l.*completed' "$screen" || fail "no last line behind the live view"

@@ -50,7 +50,7 @@ static const struct sluice_param table[] = {
 		"memory that the guest fills and works on, limited to what there is"),
 	WORD("fill", fill, "random", fill_names,
 		"what the guest fills it with; alternate: every second page random, the others "
-		"zero"),
+		"untouched"),
 	WORD("pattern", pattern, "hotset", refvm_pattern_names, "how the guest picks pages"),
 	UINT("rate", rate, "20000", 0, 1000000000, "page writes per second, 0: as fast as it can"),
 	UINT("ramp", ramp_per_s, "10000", 0, 1000000000,

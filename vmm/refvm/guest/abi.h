@@ -47,7 +47,7 @@ enum refvm_pattern {
 enum refvm_fill {
 	REFVM_FILL_RANDOM, /* incompressible, from the page's number and the seed */
 	REFVM_FILL_ZERO, /* touched, but zero until first written by the workload */
-	REFVM_FILL_ALTERNATE, /* even pages random, odd ones zero: content in single pages */
+	REFVM_FILL_ALTERNATE, /* even pages random, odd ones untouched: content in single pages */
 };
 
 /* A range of data pages. The pages of all segments are numbered through, from 0. */
