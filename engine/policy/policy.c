@@ -15,12 +15,12 @@
  * What a switchover waits for between "stop" and "running", besides bytes, records and the VMMs'
  * own work. Round trips at the VMM sockets: device-add and migrate-continue; the last DIRTY_SYNC;
  * DEVICE_OPEN and device-loaded at the target; SWITCHOVER_COMMIT and its answer; MIGRATION
- * completed. On the peer link: finish and prepared, commit. And the handshake with a worker for
- * each lane that the target closes, which cannot be measured before: a usual wake-up.
+ * completed. On the peer link: finish and prepared, commit. And each lane that the target closes (a
+ * socket, its memory), which cannot be measured before: what it took on the machine of perf/RESULTS.md.
  */
 #define SWITCHOVER_VMM_TURNS  6
 #define SWITCHOVER_PEER_TURNS 2
-#define LANE_CLOSE_NS         (100 * 1000ull)
+#define LANE_CLOSE_NS         (40 * 1000ull)
 
 static uint64_t per_second(uint64_t amount, uint64_t ns)
 {
