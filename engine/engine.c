@@ -58,7 +58,8 @@ static void drop_memory(struct sluice_engine *engine)
 
 /*
  * The VMM did not come back. An engine that a VMM launched ends; one that was started by hand
- * gives the guest's memory back and waits for the next VMM.
+ * gives the guest's memory back and waits for the next VMM. A session that has committed keeps the
+ * memory until it is over.
  */
 static void on_linger(void *ctx, uint64_t now_ns)
 {
@@ -67,7 +68,9 @@ static void on_linger(void *ctx, uint64_t now_ns)
 	(void)now_ns;
 	if (engine->has_control_fd) {
 		sluice_loop_stop(engine->loop, 0);
-	} else if (!sluice_engine_is_busy(engine)) {
+	} else if (sluice_engine_is_busy(engine)) {
+		engine->linger_over = true;
+	} else {
 		sluice_engine_session_clear(engine);
 		drop_memory(engine);
 	}
@@ -230,6 +233,7 @@ int sluice_engine_memory_discard(struct sluice_engine *engine, const char *id, u
 
 void sluice_engine_vmm_came(struct sluice_engine *engine)
 {
+	engine->linger_over = false;
 	sluice_timer_set(engine->linger_timer, SLUICE_NEVER);
 }
 

@@ -39,6 +39,7 @@ struct sluice_engine {
 	struct sluice_timer *timer; /* the session's next deadline */
 	struct sluice_timer *rail_timer; /* rail_step while the rail listens */
 	struct sluice_timer *linger_timer;
+	bool linger_over; /* it fired while a session was in doubt: again when that is over */
 	struct sluice_server *server;
 	bool has_control_fd; /* launched by a VMM: it ends when the VMM is gone */
 

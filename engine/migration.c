@@ -733,6 +733,11 @@ void sluice_engine_tick(void *ctx, uint64_t now_ns)
 		deadline_ns = sluice_target_deadline_ns(engine->target);
 	}
 	sluice_timer_set(engine->timer, deadline_ns);
+	if (engine->linger_over && !sluice_engine_is_busy(engine)) {
+		engine->linger_over = false;
+		sluice_timer_set(
+			engine->linger_timer, 0); /* not here: our caller uses the session */
+	}
 	/* A session that is over needs no device threads any more. */
 	if (engine->streams != NULL && !sluice_engine_is_busy(engine)) {
 		sluice_streams_destroy(engine->streams);

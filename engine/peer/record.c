@@ -238,9 +238,11 @@ int sluice_record_decide(const char *dir, enum sluice_record_side side, const ch
 	if (r < 0)
 		return r;
 	r = write_file(temporary, text);
-	if (r < 0)
+	if (r < 0) {
+		unlink(temporary);
 		return sluice_fail(
 			err, r, where, "%s cannot be written: %s", temporary, strerror(-r));
+	}
 	if (renameat2(AT_FDCWD, temporary, AT_FDCWD, path, RENAME_NOREPLACE) < 0) {
 		r = -errno;
 		unlink(temporary);

@@ -12,9 +12,11 @@ import os
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 import lab as lab_module
@@ -101,6 +103,26 @@ class Pins(LabTest):
         engine = Engine(self.lab, "engine", linger="100ms")
         self.vmm(engine)
         with Qmp(engine.path) as operator:
+            wait_until("it lets go of the memory", lambda: not operator.command("query-memory"))
+
+    def test_linger_that_ends_in_doubt(self):
+        """A session in doubt keeps the memory past `linger`, but not past its own end."""
+        source = Engine(self.lab, "source", linger="100ms")
+        target = Engine(self.lab, "target")
+        for engine in (source, target):
+            engine.add_memory("ram", 8 * MIB)
+        source.vmm.command("migrate", uri=target.incoming())
+        session = answer_source(source, until="SWITCHOVER_COMMIT")["session"]
+        target.process.signal(signal.SIGSTOP)  # it never reads the commit
+        source.vmm.command("migrate-continue", state="commit")
+        target.process.signal(signal.SIGKILL)
+        source.vmm.close()
+        with Qmp(source.path) as operator:
+            wait_until("the source is in doubt",
+                       lambda: operator.command("query-session", session=session)["status"] == "in-doubt")
+            time.sleep(0.5)  # linger passes; were this too short, the test would only see less
+            self.assertTrue(operator.command("query-memory"))
+            operator.command("session-resolve", session=session, decision="committed")
             wait_until("it lets go of the memory", lambda: not operator.command("query-memory"))
 
 

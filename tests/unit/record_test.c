@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* record_test.c: a session is decided once, by whoever is first, also across processes. */
+#include <dirent.h>
 #include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -202,6 +206,44 @@ static void test_rehearsal(void)
 	CU_ASSERT_EQUAL(rmdir(folder), 0);
 }
 
+static int count_files(const char *folder)
+{
+	DIR *files = opendir(folder);
+	int count = -2; /* . and .. */
+
+	while (files != NULL && readdir(files) != NULL)
+		count++;
+	if (files != NULL)
+		closedir(files);
+	return count;
+}
+
+/* A record that cannot be written leaves nothing: retries would fill the directory. */
+static void test_no_room(void)
+{
+	struct rlimit before, none;
+	enum sluice_decision decision = SLUICE_UNDECIDED;
+	struct sluice_error err = {0};
+	char folder[64];
+	int r;
+
+	snprintf(folder, sizeof(folder), "%s/full", dir);
+	CU_ASSERT_EQUAL(mkdir(folder, 0700), 0);
+	CU_ASSERT_EQUAL(getrlimit(RLIMIT_FSIZE, &before), 0);
+	none = (struct rlimit){.rlim_cur = 0, .rlim_max = before.rlim_max};
+	signal(SIGXFSZ, SIG_IGN);
+	CU_ASSERT_EQUAL(setrlimit(RLIMIT_FSIZE, &none), 0);
+	r = sluice_record_decide(
+		folder, SLUICE_RECORD_SOURCE, session, SLUICE_COMMITTED, &decision, &err);
+	CU_ASSERT_EQUAL(setrlimit(RLIMIT_FSIZE, &before), 0);
+	signal(SIGXFSZ, SIG_DFL);
+	CU_ASSERT_EQUAL(r, -EFBIG);
+	CU_ASSERT_EQUAL(decision, SLUICE_UNDECIDED);
+	UNIT_CONTAINS(err.text, "cannot be written");
+	CU_ASSERT_EQUAL(count_files(folder), 0);
+	CU_ASSERT_EQUAL(rmdir(folder), 0);
+}
+
 int main(void)
 {
 	static const struct unit_test tests[] = {
@@ -211,6 +253,7 @@ int main(void)
 		{"what is no record", test_not_a_record},
 		{"a directory that is unfit", test_unfit_directory},
 		{"a rehearsal", test_rehearsal},
+		{"no room for a record", test_no_room},
 		{0},
 	};
 	int r;
