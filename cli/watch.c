@@ -174,7 +174,7 @@ static int pause_until(struct watch *watch, double until_s, struct sluice_error 
 static bool has_ended(struct watch *watch)
 {
 	static const char *const going_on[] = {
-		"setup", "active", "pre-switchover", "device", "cancelling"};
+		"setup", "active", "pre-switchover", "device", "paused", "cancelling"};
 	const char *status = cli_text(watch->view.migrate, "status", "none");
 
 	for (size_t i = 0; i < sizeof(going_on) / sizeof(going_on[0]); i++) {

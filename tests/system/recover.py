@@ -269,6 +269,28 @@ class Recover(RecoverTest):
             watch.wait_event("MIGRATION", status=("active",))
             self.arrive(watch)
 
+    def test_a_pause_does_not_end_a_watch(self):
+        """Piped into a file it ends by itself, but with the migration."""
+        self.hosts()
+        with self.source.operator() as watch:
+            self.begin(watch)
+            command = [lab_module.program("sluice"), "--socket", self.source.socket, "watch",
+                       "--interval", "0.05"]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as viewer:
+                self.assertIn("active", viewer.stdout.readline())
+                watch.command("migrate-pause")
+                self.paused(watch)
+                for _ in range(2):  # the second one is printed after it was seen
+                    line = viewer.stdout.readline()
+                    while line and not line.startswith("paused"):
+                        line = viewer.stdout.readline()
+                    self.assertTrue(line, "the watch ended while the migration was paused")
+                watch.command("migrate-recover")
+                self.arrive(watch)
+                last = viewer.stdout.read().splitlines()[-1]
+                self.assertTrue(last.startswith("completed"), last)
+                self.assertEqual(viewer.wait(60), 0)
+
     def test_retries_have_a_limit(self):
         """Then it waits for an operator."""
         self.hosts(**{"recover-retries": 2, "recover-pause": "10ms", "peer-timeout": "1s"})
