@@ -103,7 +103,8 @@ int cli_usage(const struct cli_command *command, const char *fmt, ...)
 	va_start(ap, fmt);
 	vfprintf(stderr, fmt, ap);
 	va_end(ap);
-	fprintf(stderr, "\nUsage: sluice %s %s\n", command->name, command->usage);
+	fprintf(stderr, "\nUsage: sluice %s%s%s\n", command->name,
+		command->usage[0] != '\0' ? " " : "", command->usage);
 	return CLI_USAGE;
 }
 
@@ -288,6 +289,8 @@ static int run_command(struct cli *cli, const char *name, int count, char **args
 			print_command_help(command);
 			return CLI_OK;
 		}
+		if (strcmp(args[i], "--socket") == 0 || strncmp(args[i], "--socket=", 9) == 0)
+			return cli_usage(command, "--socket PATH goes before the command");
 		if (strcmp(args[i], "--json") == 0) /* also allowed behind the command */
 			cli->json = true;
 		else

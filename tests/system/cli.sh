@@ -46,6 +46,7 @@ expect 2 "unknown option '--now'" "$sluice" migrate tcp:h:1 --now
 expect 2 'needs name=value' "$sluice" migrate tcp:h:1 --set lanes
 expect 2 'one URI is needed' "$sluice" incoming
 expect 2 "unexpected argument 'x'" "$sluice" status x
+expect 2 'goes before the command' "$sluice" status --socket x
 expect 2 'aborted or committed' "$sluice" resolve 1 yes
 expect 2 'not a number' "$sluice" watch --interval 0
 expect 2 'not a JSON object' "$sluice" command query-status '[1]'
