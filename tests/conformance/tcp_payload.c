@@ -25,7 +25,7 @@ int __wrap_close(int fd);
 
 static uint32_t no_room; /* so many zero-copy sends are refused */
 static bool notifications_held;
-static bool closed_by_reset; /* the last socket that was closed */
+static bool closed_by_reset; /* the last socket that was closed; atomic, others have threads */
 
 int __wrap_close(int fd)
 {
@@ -33,7 +33,8 @@ int __wrap_close(int fd)
 	socklen_t len = sizeof(linger);
 
 	getsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, &len);
-	closed_by_reset = linger.l_onoff != 0 && linger.l_linger == 0;
+	__atomic_store_n(
+		&closed_by_reset, linger.l_onoff != 0 && linger.l_linger == 0, __ATOMIC_RELAXED);
 	return __real_close(fd);
 }
 
@@ -412,7 +413,8 @@ static void an_end_drops_what_the_kernel_holds(void)
 	duo_write(&d, 1);
 	CU_ASSERT(DUO_WAIT(&d, d.placed == 1));
 	raw_tcp->lane_fence(d.source);
-	CU_ASSERT(!closed_by_reset); /* nothing is held: an orderly end */
+	CU_ASSERT(!__atomic_load_n(
+		&closed_by_reset, __ATOMIC_RELAXED)); /* nothing is held: an orderly end */
 	duo_close(&d);
 
 	duo_open(&d, &zero_copy, &zero_copy);
@@ -420,7 +422,7 @@ static void an_end_drops_what_the_kernel_holds(void)
 	duo_write(&d, 1);
 	CU_ASSERT(raw_tcp->lane_stats(d.source)->zerocopy_sent > 0);
 	raw_tcp->lane_fence(d.source);
-	CU_ASSERT(closed_by_reset);
+	CU_ASSERT(__atomic_load_n(&closed_by_reset, __ATOMIC_RELAXED));
 	notifications_held = false;
 	duo_close(&d);
 }
