@@ -81,6 +81,20 @@ struct sluice_rail_limits {
 	int numa_node; /* -1 when unknown */
 };
 
+/* A rail that could be opened here: one address of one NIC, as the system tells it. */
+struct sluice_rail_info {
+	char address[SLUICE_ADDRESS_MAX]; /* what rail_open takes for it */
+	char device[SLUICE_RAIL_NAME_MAX]; /* as the system names the NIC: eth0, mlx5_0/1 */
+	bool usable; /* its port is up and it has what lanes need */
+	char note[256]; /* what an operator wants to read (port state, GID, firmware), or, where
+			   it is not usable, why not and what to do */
+	uint32_t mtu_bytes; /* 0 when unknown */
+	uint64_t link_bytes_per_s; /* nominal; 0 when unknown */
+	int numa_node; /* -1 when unknown */
+	uint64_t mr_bytes_max; /* longest single registration; 0: no limit, or no registrations */
+	uint32_t mr_max; /* registrations at a time; 0 as above */
+};
+
 struct sluice_lane_opts {
 	enum sluice_role role;
 	uint32_t lane; /* index within the session */
@@ -178,6 +192,12 @@ struct sluice_transport {
 
 	/* ---- slow: control thread, may sleep. NULL-safe closers. ---- */
 
+	/* The rails that this host has for the transport; touches nothing, opens no connection.
+	   Returns how many there are and writes the first @max of them. -ENODEV with a reason
+	   where the host lacks what all of them need (a driver, a library, permission).
+	   NULL: cannot tell. */
+	int (*probe)(const void *conf, struct sluice_rail_info *rails, uint32_t max,
+		struct sluice_error *err);
 	/* Bind a rail. @address: text from the user, transport-specific, "" for the default. */
 	int (*rail_open)(const void *conf, const char *address, struct sluice_rail **ret_rail,
 		struct sluice_error *err);
@@ -221,6 +241,10 @@ struct sluice_transport {
 	void (*lane_fence)(struct sluice_conn *conn);
 	void (*lane_close)(struct sluice_conn *conn); /* fences first where needed */
 	const struct sluice_conn_stats *(*lane_stats)(const struct sluice_conn *conn);
+	/* After LOST: what happened, in words that an operator can act on (which peer, in which
+	   state, the likely cause), at most @text_bytes with the final NUL. NULL: the errno of
+	   the event says all that is known. */
+	void (*lane_why_lost)(const struct sluice_conn *conn, char *text, size_t text_bytes);
 
 	/* ---- fast: the lane's worker. Never sleep, lock, allocate, log or fail. ---- */
 
