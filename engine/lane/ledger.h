@@ -106,7 +106,8 @@ int sluice_ledger_add_region(
 void sluice_ledger_close_region(struct sluice_ledger *ledger, uint32_t region);
 /* Control: no lane owns a chunk of this closed region. Final. */
 bool sluice_ledger_region_is_free(const struct sluice_ledger *ledger, uint32_t region);
-/* Control: a closed region that is free. Its bitmaps are gone, and it has no chunks any more. */
+/* Control, while no lane is stepped (one that released a chunk looks at its bits once more): a
+   closed region that is free. Its bitmaps are gone, and it has no chunks any more. */
 void sluice_ledger_drop_region(struct sluice_ledger *ledger, uint32_t region);
 
 /*

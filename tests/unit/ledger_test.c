@@ -452,7 +452,9 @@ static void test_regions_come_and_go_between_steps(void)
 		sluice_ledger_close_region(growth.ledger, region);
 		pthread_rwlock_unlock(&growth.stepped);
 		await_free(region);
+		pthread_rwlock_wrlock(&growth.stepped);
 		sluice_ledger_drop_region(growth.ledger, region);
+		pthread_rwlock_unlock(&growth.stepped);
 	}
 	__atomic_store_n(&growth.stop, true, __ATOMIC_RELAXED);
 	for (size_t i = 0; i < SLUICE_ARRAY_LEN(threads); i++)
