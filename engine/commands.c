@@ -106,6 +106,7 @@ HANDLER(query_memory)
 	(void)client, (void)args, (void)err;
 	for (uint32_t i = 0; i < engine->memory.count; i++) {
 		const struct sluice_region *r = engine->memory.regions[i];
+		uint64_t peer_bytes = peer_page_bytes(engine, r);
 		bool pinned = engine->memory.pin != SLUICE_PIN_NONE;
 
 		json_array_append_new(
@@ -119,9 +120,9 @@ HANDLER(query_memory)
 				       "pinned-bytes", (json_int_t)(pinned ? r->len_bytes : 0),
 				       "pin-ms", (json_int_t)(r->pin_ns / SLUICE_NS_PER_MS), "feed",
 				       r->feed != NULL ? "bitmap" : "none"));
-		if (peer_page_bytes(engine, r) != 0)
+		if (peer_bytes != 0)
 			json_object_set_new(json_array_get(reply, i), "peer-page-size",
-				json_integer((json_int_t)peer_page_bytes(engine, r)));
+				json_integer((json_int_t)peer_bytes));
 	}
 	return reply;
 }
@@ -312,11 +313,11 @@ HANDLER(migrate_set_parameters)
 		return NULL;
 	engine->config = config;
 	policy = sluice_engine_policy(engine);
-	if (engine->source != NULL)
+	if (engine->source != NULL) {
 		sluice_source_set_policy(engine->source, &policy);
-	if (engine->source != NULL)
 		sluice_source_set_max_bandwidth(
 			engine->source, engine->config.max_bandwidth_bytes_per_s);
+	}
 	return json_object();
 }
 
@@ -382,13 +383,6 @@ HANDLER(query_migrate)
 	return reply;
 }
 
-static const struct sluice_lane_set *lanes_of(const struct sluice_engine *engine)
-{
-	if (engine->source != NULL)
-		return sluice_source_lanes(engine->source);
-	return engine->target != NULL ? sluice_target_lanes(engine->target) : NULL;
-}
-
 static json_t *lane_json(
 	const struct sluice_engine *engine, const struct sluice_lane_set *set, uint32_t lane)
 {
@@ -440,7 +434,7 @@ static json_t *lane_json(
 HANDLER(query_lanes)
 {
 	struct sluice_engine *engine = ctx;
-	const struct sluice_lane_set *set = lanes_of(engine);
+	const struct sluice_lane_set *set = sluice_engine_lanes(engine);
 	json_t *reply = json_array();
 
 	(void)client, (void)args, (void)err;
@@ -470,7 +464,7 @@ static json_t *workers_json(struct sluice_engine *engine)
 HANDLER(query_stats)
 {
 	struct sluice_engine *engine = ctx;
-	const struct sluice_lane_set *set = lanes_of(engine);
+	const struct sluice_lane_set *set = sluice_engine_lanes(engine);
 	struct sluice_lane_counters sum = {0};
 	json_t *reply = json_object();
 

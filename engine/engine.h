@@ -96,6 +96,8 @@ int sluice_engine_incoming(struct sluice_engine *engine, const char *uri, struct
 void sluice_engine_adopt_link(struct sluice_engine *engine, struct sluice_stranger *stranger);
 void sluice_engine_tick(void *ctx, uint64_t now_ns);
 void sluice_engine_session_clear(struct sluice_engine *engine);
+/* Of the session that runs, or the last one; NULL: none. */
+const struct sluice_lane_set *sluice_engine_lanes(const struct sluice_engine *engine);
 struct sluice_policy_conf sluice_engine_policy(const struct sluice_engine *engine);
 
 /* outcome.c: what became of sessions. */

@@ -116,14 +116,19 @@ static void link_down(void *ctx, const char *why);
 static const struct sluice_link_handlers link_handlers = {
 	.up = link_up, .message = link_message, .bad = link_bad, .down = link_down};
 
+static void drop_link(struct sluice_engine *engine)
+{
+	sluice_link_close(engine->link);
+	engine->link = NULL;
+}
+
 static int connect_peer(struct sluice_engine *engine, struct sluice_error *err)
 {
 	struct sluice_link_handlers handlers = link_handlers;
 	struct sluice_link_opts opts;
 
 	handlers.ctx = engine;
-	sluice_link_close(engine->link);
-	engine->link = NULL;
+	drop_link(engine);
 	sluice_security_link_opts(&engine->config, engine->config.setup_timeout_ns, &opts);
 	return sluice_link_connect(
 		engine->loop, &engine->peer, &opts, &handlers, &engine->link, err);
@@ -131,10 +136,7 @@ static int connect_peer(struct sluice_engine *engine, struct sluice_error *err)
 
 static void env_peer_disconnect(void *ctx)
 {
-	struct sluice_engine *engine = ctx;
-
-	sluice_link_close(engine->link);
-	engine->link = NULL;
+	drop_link(ctx);
 }
 
 static void env_peer_reconnect(void *ctx)
@@ -199,6 +201,13 @@ static void device_done(void *ctx, uint32_t device, int code)
 
 /* ---- beginning and end ---- */
 
+const struct sluice_lane_set *sluice_engine_lanes(const struct sluice_engine *engine)
+{
+	if (engine->source != NULL)
+		return sluice_source_lanes(engine->source);
+	return engine->target != NULL ? sluice_target_lanes(engine->target) : NULL;
+}
+
 void sluice_engine_session_clear(struct sluice_engine *engine)
 {
 	SLUICE_ASSERT(engine->source == NULL || engine->target == NULL);
@@ -216,8 +225,7 @@ void sluice_engine_session_clear(struct sluice_engine *engine)
 	engine->staging = NULL;
 	sluice_inbox_destroy(engine->inbox);
 	engine->inbox = NULL;
-	sluice_link_close(engine->link);
-	engine->link = NULL;
+	drop_link(engine);
 }
 
 struct sluice_policy_conf sluice_engine_policy(const struct sluice_engine *engine)
@@ -281,6 +289,7 @@ static int begin(struct sluice_engine *engine, uint32_t lanes, struct sluice_ses
 		.crew = engine->crew,
 		.lanes = r == 0 ? sluice_placing_lanes(engine) : 0,
 		.memory_budget_bytes = engine->config.memory_budget_bytes,
+		.extent_bytes = engine->config.extent_bytes,
 		.max_bandwidth_bytes_per_s = engine->config.max_bandwidth_bytes_per_s,
 		.peer_timeout_ns = engine->config.peer_timeout_ns,
 		.setup_timeout_ns = engine->config.setup_timeout_ns,
@@ -349,9 +358,7 @@ int sluice_engine_migrate(struct sluice_engine *engine, const char *uri, struct 
 	if (r == 0)
 		r = check_feeds(engine, err);
 	if (r == 0)
-		r = sluice_peer_address_parse(uri, SLUICE_ADDRESS_CONNECT, &peer, err);
-	if (r == 0)
-		r = sluice_security_check(engine, &peer, SLUICE_ADDRESS_CONNECT, err);
+		r = sluice_security_address(engine, uri, SLUICE_ADDRESS_CONNECT, &peer, err);
 	if (r < 0)
 		return r;
 	sluice_engine_session_clear(engine);
@@ -650,9 +657,7 @@ int sluice_engine_incoming(struct sluice_engine *engine, const char *uri, struct
 	int r = check_idle(engine, "migrate-incoming", err);
 
 	if (r == 0)
-		r = sluice_peer_address_parse(uri, SLUICE_ADDRESS_LISTEN, &address, err);
-	if (r == 0)
-		r = sluice_security_check(engine, &address, SLUICE_ADDRESS_LISTEN, err);
+		r = sluice_security_address(engine, uri, SLUICE_ADDRESS_LISTEN, &address, err);
 	if (r == 0)
 		r = listen_rail(engine, err);
 	if (r < 0)
