@@ -245,6 +245,9 @@ static int put_times(struct migration *m, struct sluice_error *err)
 	put_real(m, "downtime_over_40ms",
 		json_number_value(json_object_get(m->run, "downtime_ms")) > 40 ? 1 : 0);
 	put_predict_error(m);
+	json_object_set(m->run, "predicted_phases",
+		json_object_get(m->migrate, "expected-downtime-phases"));
+	json_object_set(m->run, "downtime_phases", json_object_get(m->migrate, "downtime-phases"));
 	put_from(m, "engine_total_ms", m->migrate, "total-time", 1);
 	put_from(m, "engine_downtime_ms", m->migrate, "downtime-us", 1e-3);
 	return 0;
