@@ -90,6 +90,11 @@ static void env_for_each_data(void *ctx, uint32_t region, sluice_data_fn *fn, vo
 		fn(fn_ctx, 0, PAIR_REGION_BYTES);
 }
 
+static void env_region_gone(void *ctx, uint32_t region)
+{
+	((struct pair_side *)ctx)->gone |= 1u << region;
+}
+
 static bool env_memory_lost(void *ctx)
 {
 	(void)ctx;
@@ -122,6 +127,7 @@ static struct sluice_session_env env_of(struct pair_side *side)
 		.vmm_event = env_vmm_event,
 		.decide = env_decide,
 		.for_each_data = env_for_each_data,
+		.region_gone = env_region_gone,
 		.memory_lost = env_memory_lost,
 		.device_start = env_device_start,
 		.segment_announced = env_segment_announced};
@@ -174,6 +180,7 @@ static struct sluice_session_conf conf_of(struct pair_side *side)
 		.peer_timeout_ns = 2 * SLUICE_NS_PER_S,
 		.setup_timeout_ns = 5 * SLUICE_NS_PER_S,
 		.lane_timeout_ns = SLUICE_NS_PER_S,
+		.region_timeout_ns = PAIR_REGION_TIMEOUT_MS * SLUICE_NS_PER_MS,
 		.recover_retries = PAIR_RETRIES,
 		.recover_pause_ns = 100 * SLUICE_NS_PER_MS,
 		.recover_timeout_ns = 10 * SLUICE_NS_PER_S,

@@ -13,12 +13,13 @@
 #include "engine/session/target.h"
 #include "transports/sim/sim.h"
 
-#define PAIR_SESSION      "0123456789abcdef0123456789abcdef"
-#define PAIR_REGION_BYTES (4u << 20)
-#define PAIR_LANES        2u
-#define PAIR_QUEUE        256
-#define PAIR_DEVICE       "dev"
-#define PAIR_RETRIES      3u
+#define PAIR_SESSION           "0123456789abcdef0123456789abcdef"
+#define PAIR_REGION_BYTES      (4u << 20)
+#define PAIR_LANES             2u
+#define PAIR_QUEUE             256
+#define PAIR_DEVICE            "dev"
+#define PAIR_RETRIES           3u
+#define PAIR_REGION_TIMEOUT_MS 3000u
 
 /* The steps of a session that goes well, in order: where a test may stop. */
 enum pair_step {
@@ -59,6 +60,7 @@ struct pair_side {
 	bool recorded_but_failed; /* the record is in place, and yet an error was returned */
 	bool vmm_gave; /* the source's VMM said commit while it was asked */
 	bool device_started, device_done;
+	uint32_t gone; /* regions that the session has let go of, a bit each */
 	unsigned int reconnects, disconnects;
 };
 
