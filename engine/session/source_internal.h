@@ -63,7 +63,7 @@ enum source_region_standing {
 struct source_region {
 	enum source_region_standing standing;
 	bool said; /* region-add or region-remove, on this peer link */
-	bool unknown; /* TOLD: the target has never heard of it */
+	bool asked; /* region-add, on any link */
 	bool tracked; /* a dirty sync has covered it */
 	uint64_t sync_from; /* the first dirty sync that does; 0: it has no feed yet */
 	uint64_t since_ns; /* when it was added; since the last resume */
@@ -221,6 +221,7 @@ void source_regions_begin(struct sluice_source *s);
 void source_regions_over(struct sluice_source *s);
 void source_regions_destroy(struct sluice_source *s);
 void source_regions_resumed(struct sluice_source *s);
+bool source_regions_want_sync(const struct sluice_source *s); /* one asked now would help */
 void source_regions_synced(struct sluice_source *s, uint64_t id);
 void source_step_regions(struct sluice_source *s, uint64_t now_ns);
 uint64_t source_regions_deadline_ns(const struct sluice_source *s);

@@ -53,7 +53,7 @@ void source_regions_begin(struct sluice_source *s)
 		s->region_states[i].standing = REGION_MOVING;
 }
 
-/* What is to be asked next does not wait for the policy's interval. */
+/* Something may be decided now that could not before: not only at the end of the interval. */
 static void sync_soon(struct sluice_source *s)
 {
 	s->next_sync_ns = source_now(s);
@@ -86,7 +86,7 @@ void sluice_source_region_fed(struct sluice_source *s, uint32_t region)
 {
 	/* The sync under way may have been answered in part, before there was a feed. */
 	state_of(s, region)->sync_from = s->sync_id + 1;
-	sync_soon(s);
+	s->conf.wake(s->conf.wake_ctx);
 }
 
 static void say_add(struct sluice_source *s, uint32_t region)
@@ -94,6 +94,7 @@ static void say_add(struct sluice_source *s, uint32_t region)
 	const struct sluice_session_region *r = &s->conf.regions[region];
 
 	state_of(s, region)->said = true;
+	state_of(s, region)->asked = true;
 	source_send(s, json_pack("{s:s, s:I, s:s, s:I, s:I, s:I}", "type", "region-add", "region",
 			       (json_int_t)region, "id", r->id, "gpa", (json_int_t)r->gpa, "size",
 			       (json_int_t)r->len_bytes, "page-size", (json_int_t)r->page_bytes));
@@ -105,13 +106,14 @@ void source_on_region_added(struct sluice_source *s, const json_t *message)
 	const char *error = json_string_value(json_object_get(message, "error"));
 	struct source_region *state = &s->region_states[region];
 
-	if (state->standing == REGION_TOLD)
-		return; /* it crossed our region-remove */
-	if (state->standing != REGION_WAITING || !state->said || state->answer != NULL) {
+	if (!state->asked) {
 		source_fail_text(s, -EPROTO,
 			"the peer answered for region %u, which it was not asked for", region);
 		return;
 	}
+	/* It crossed our region-remove; or the question, repeated, crossed the answer. */
+	if (state->standing != REGION_WAITING || state->answer != NULL)
+		return;
 	if (error != NULL) {
 		source_fail_text(s, -EINVAL,
 			"region \"%s\" was added during the migration, and the target cannot take "
@@ -124,6 +126,15 @@ void source_on_region_added(struct sluice_source *s, const json_t *message)
 		return;
 	}
 	state->answer = json_deep_copy(message);
+}
+
+bool source_regions_want_sync(const struct sluice_source *s)
+{
+	for (uint32_t i = 0; i < s->conf.region_count; i++)
+		if (s->region_states[i].standing == REGION_WAITING &&
+			s->region_states[i].sync_from > s->sync_id)
+			return true;
+	return false;
 }
 
 /* Each region that has a feed by now is tracked when this sync was asked behind it. */
@@ -223,7 +234,6 @@ int sluice_source_region_remove(struct sluice_source *s, uint32_t region, struct
 		state->standing = REGION_LEAVING;
 	} else if (state->standing == REGION_WAITING) {
 		state->standing = REGION_TOLD;
-		state->unknown = !state->said;
 		state->said = false;
 	} else {
 		return sluice_fail(err, -EALREADY, "memory-remove",
@@ -267,7 +277,7 @@ static void step_told(struct sluice_source *s, uint32_t region)
 {
 	struct source_region *state = state_of(s, region);
 
-	if (state->unknown) {
+	if (region >= s->hello_regions && !state->asked) {
 		gone(s, region); /* the target has never heard of it */
 	} else if (!state->said && s->conf.outbox != NULL && source_link_usable(s)) {
 		state->said = true;

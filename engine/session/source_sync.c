@@ -193,10 +193,11 @@ int sluice_source_dirty_sync_done(struct sluice_source *s, uint64_t id, struct s
 	return 0;
 }
 
-/* With nothing left to send it is time to decide; unless a region that comes or goes is in the way. */
-static bool drained_counts(const struct sluice_source *s)
+/* With nothing left to send it is time to decide, unless a region that comes or goes is in the way;
+   or such a region waits for a sync. */
+static bool sync_now(const struct sluice_source *s)
 {
-	return s->drained_ns != 0 && source_regions_settled(s);
+	return (s->drained_ns != 0 && source_regions_settled(s)) || source_regions_want_sync(s);
 }
 
 void source_sync_when_due(struct sluice_source *s, uint64_t now_ns)
@@ -205,7 +206,7 @@ void source_sync_when_due(struct sluice_source *s, uint64_t now_ns)
 		s->drained_ns = now_ns;
 	if (s->sync_outstanding || now_ns < s->interval_start_ns + SYNC_GAP_NS)
 		return;
-	if (drained_counts(s) || now_ns >= s->next_sync_ns)
+	if (sync_now(s) || now_ns >= s->next_sync_ns)
 		source_ask_sync(s);
 }
 
@@ -213,5 +214,5 @@ uint64_t source_next_sync_ns(const struct sluice_source *s)
 {
 	if (s->state != SOURCE_ACTIVE || s->sync_outstanding)
 		return SLUICE_NEVER;
-	return drained_counts(s) ? s->interval_start_ns + SYNC_GAP_NS : s->next_sync_ns;
+	return sync_now(s) ? s->interval_start_ns + SYNC_GAP_NS : s->next_sync_ns;
 }
