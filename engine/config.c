@@ -31,6 +31,11 @@ const struct sluice_param sluice_config_params[] = {
 	SLUICE_PLACEMENT_PARAMS(FIELD),
 	{"memory-budget", SLUICE_PARAM_SIZE, FIELD(memory_budget_bytes), "64MiB", 1u << 20,
 		64ull << 30, NULL, "bytes in flight, all lanes together", false},
+	{"extent-size", SLUICE_PARAM_SIZE, FIELD(extent_bytes), "256KiB", SLUICE_PAGE_BYTES,
+		SLUICE_CHUNK_BYTES, NULL,
+		"longest single write of guest memory; shorter where the rail or a quarter of a "
+		"lane's share of memory-budget is",
+		false},
 	{"max-bandwidth", SLUICE_PARAM_SIZE, FIELD(max_bandwidth_bytes_per_s), "0", 0, 1ull << 50,
 		NULL,
 		"guest memory sent per second while the guest runs, in bytes; 0: no limit; once it "

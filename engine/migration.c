@@ -279,6 +279,7 @@ static int begin(struct sluice_engine *engine, uint32_t lanes, struct sluice_ses
 		.crew = engine->crew,
 		.lanes = r == 0 ? sluice_placing_lanes(engine) : 0,
 		.memory_budget_bytes = engine->config.memory_budget_bytes,
+		.extent_bytes = engine->config.extent_bytes,
 		.max_bandwidth_bytes_per_s = engine->config.max_bandwidth_bytes_per_s,
 		.peer_timeout_ns = engine->config.peer_timeout_ns,
 		.setup_timeout_ns = engine->config.setup_timeout_ns,

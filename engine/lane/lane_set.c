@@ -71,6 +71,7 @@ int sluice_lane_set_open(struct sluice_lane_set *set, uint32_t lane,
 		.role = set->role,
 		.limits = set->limits,
 		.window_bytes = set->window_bytes,
+		.extent_bytes = set->extent_bytes,
 		.work = set->work,
 	};
 	struct sluice_node_policy policy;

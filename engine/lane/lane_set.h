@@ -52,6 +52,7 @@ struct sluice_lane_set {
 	struct sluice_lane_work *work;
 	enum sluice_role role;
 	uint64_t window_bytes; /* per lane */
+	uint64_t extent_bytes; /* as in sluice_lane_conf */
 	struct sluice_rail_limits limits;
 	uint32_t count;
 	struct sluice_lane_slot slots[SLUICE_LANES_MAX];

@@ -97,6 +97,7 @@ struct sluice_session_conf {
 	uint32_t lanes;
 	uint64_t staging_nodes; /* NUMA nodes for the outbox, see sluice_node_prefer() */
 	uint64_t memory_budget_bytes; /* bytes in flight, all lanes together */
+	uint64_t extent_bytes; /* longest WRITE of guest memory; 0: SLUICE_LANE_EXTENT_BYTES */
 	uint64_t
 		max_bandwidth_bytes_per_s; /* source: of guest memory until it stops; 0: no limit */
 	uint64_t peer_timeout_ns; /* silence after which the peer link counts as lost */

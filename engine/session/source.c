@@ -128,6 +128,7 @@ int sluice_source_create(const struct sluice_session_conf *conf,
 	s->lanes.role = SLUICE_ROLE_SOURCE;
 	s->lanes.count = conf->lanes;
 	conf->transport->rail_limits(conf->rail, &s->lanes.limits);
+	s->lanes.extent_bytes = conf->extent_bytes;
 	s->lanes.window_bytes =
 		sluice_align_down(conf->memory_budget_bytes / conf->lanes, SLUICE_PAGE_BYTES);
 	if (s->lanes.window_bytes < SLUICE_PAGE_BYTES)
