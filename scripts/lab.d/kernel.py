@@ -161,6 +161,15 @@ def module_name(path):
     return os.path.basename(path).split(".ko")[0].replace("-", "_")
 
 
+def without_signature(module):
+    """To verify one takes longer than all else of loading it. See scripts/sign-file.c of Linux."""
+    end = b"~Module signature appended~\n"
+    if not module.endswith(end):
+        return module
+    length, = struct.unpack_from(">I", module, len(module) - len(end) - 4)
+    return module[:-(length + 12 + len(end))]
+
+
 class Modules:
     """The modules of an unpacked kernel, by name."""
 
@@ -181,7 +190,7 @@ class Modules:
         found = re.search(rb"\0depends=([^\0]*)\0", data)
         for other in found.group(1).decode().split(",") if found else ():
             self.add(other.replace("-", "_"))
-        self.contents[name] = data
+        self.contents[name] = without_signature(data)
 
 
 class Archive:
