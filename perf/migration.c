@@ -278,22 +278,26 @@ static void put_rates(struct migration *m, const json_t *stats)
 		put_real(m, "bulk_bytes_per_s", bulk);
 }
 
-/* Guest memory and rails; neither side is told apart. Absent where no rail registers memory. */
+/* What the rails of both sides registered; nothing where no rail registers memory. The clock is the
+   same for all processes of a host. */
 static void put_registered(struct migration *m, const json_t *source, const json_t *target)
 {
-	double gib = (json_number_value(json_object_get(source, "bytes-registered")) +
-			     json_number_value(json_object_get(target, "bytes-registered"))) /
+	double gib = (json_number_value(json_object_get(source, "registered-bytes")) +
+			     json_number_value(json_object_get(target, "registered-bytes"))) /
 		     (double)(1ull << 30);
 	double ns = json_number_value(json_object_get(source, "register-ns")) +
 		    json_number_value(json_object_get(target, "register-ns"));
+	double stopped_ns = (double)m->span.stopped_ns;
 
 	if (gib <= 0)
 		return;
 	put_real(m, "register_ms_per_gib", ns / SLUICE_NS_PER_MS / gib);
-	put_real(m, "bytes_registered_during_migration",
-		json_number_value(json_object_get(source, "bytes-registered-during-migration")) +
-			json_number_value(
-				json_object_get(target, "bytes-registered-during-migration")));
+	put_real(m, "registered_in_downtime",
+		json_number_value(json_object_get(source, "registered-last-ns")) > stopped_ns ||
+				json_number_value(json_object_get(target, "registered-last-ns")) >
+					stopped_ns
+			? 1
+			: 0);
 }
 
 static int put_stats(struct migration *m, struct sluice_error *err)
