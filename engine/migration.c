@@ -80,7 +80,7 @@ static void env_for_each_data(void *ctx, uint32_t region, sluice_data_fn *fn, vo
 {
 	struct sluice_engine *engine = ctx;
 
-	sluice_region_for_each_data(engine->memory.regions[region], fn, fn_ctx);
+	sluice_region_for_each_data(engine->slots[region], fn, fn_ctx);
 }
 
 static bool env_memory_lost(void *ctx)
@@ -158,6 +158,7 @@ static const struct sluice_session_env engine_env = {
 	.vmm_event = env_vmm_event,
 	.decide = env_decide,
 	.for_each_data = env_for_each_data,
+	.region_gone = sluice_engine_region_gone,
 	.memory_lost = env_memory_lost,
 	.device_start = env_device_start,
 	.segment_announced = env_segment_announced,
@@ -263,18 +264,7 @@ static int begin(struct sluice_engine *engine, uint32_t lanes, struct sluice_ses
 	uint64_t record_ns = 0;
 	int r;
 
-	memset(engine->regions, 0, sizeof(engine->regions));
-	for (uint32_t i = 0; i < engine->memory.count; i++) {
-		const struct sluice_region *r_ = engine->memory.regions[i];
-
-		engine->regions[i] = (struct sluice_session_region){.id = r_->id,
-			.gpa = r_->gpa,
-			.len_bytes = r_->len_bytes,
-			.page_bytes = r_->backing_page_bytes,
-			.base = r_->base,
-			.mem = r_->mem,
-			.feed = r_->feed};
-	}
+	sluice_engine_take_slots(engine);
 	engine->pages_pinned_before = engine->memory.pages_pinned;
 	r = sluice_record_rehearse(engine->config.runtime_dir, &record_ns, err);
 	if (r == 0)
@@ -296,13 +286,14 @@ static int begin(struct sluice_engine *engine, uint32_t lanes, struct sluice_ses
 		.record_ns = record_ns,
 		.switchover_timeout_ns = engine->config.switchover_timeout_ns,
 		.lane_timeout_ns = engine->config.lane_timeout_ns,
+		.region_timeout_ns = engine->config.region_timeout_ns,
 		.recover_retries = (uint32_t)engine->config.recover_retries,
 		.recover_pause_ns = engine->config.recover_pause_ns,
 		.recover_timeout_ns = engine->config.recover_timeout_ns,
 		.policy = sluice_engine_policy(engine),
 		.staging_nodes = r == 0 ? sluice_placing_staging_nodes(engine) : 0,
 		.regions = engine->regions,
-		.region_count = engine->memory.count,
+		.region_count = engine->slot_count,
 		.wake = wake,
 		.wake_ctx = engine,
 	};
