@@ -80,7 +80,7 @@ static void env_for_each_data(void *ctx, uint32_t region, sluice_data_fn *fn, vo
 {
 	struct sluice_engine *engine = ctx;
 
-	sluice_region_for_each_data(engine->memory.regions[region], fn, fn_ctx);
+	sluice_region_for_each_data(engine->slots[region], fn, fn_ctx);
 }
 
 static bool env_memory_lost(void *ctx)
@@ -116,14 +116,19 @@ static void link_down(void *ctx, const char *why);
 static const struct sluice_link_handlers link_handlers = {
 	.up = link_up, .message = link_message, .bad = link_bad, .down = link_down};
 
+static void drop_link(struct sluice_engine *engine)
+{
+	sluice_link_close(engine->link);
+	engine->link = NULL;
+}
+
 static int connect_peer(struct sluice_engine *engine, struct sluice_error *err)
 {
 	struct sluice_link_handlers handlers = link_handlers;
 	struct sluice_link_opts opts;
 
 	handlers.ctx = engine;
-	sluice_link_close(engine->link);
-	engine->link = NULL;
+	drop_link(engine);
 	sluice_security_link_opts(&engine->config, engine->config.setup_timeout_ns, &opts);
 	return sluice_link_connect(
 		engine->loop, &engine->peer, &opts, &handlers, &engine->link, err);
@@ -131,10 +136,7 @@ static int connect_peer(struct sluice_engine *engine, struct sluice_error *err)
 
 static void env_peer_disconnect(void *ctx)
 {
-	struct sluice_engine *engine = ctx;
-
-	sluice_link_close(engine->link);
-	engine->link = NULL;
+	drop_link(ctx);
 }
 
 static void env_peer_reconnect(void *ctx)
@@ -156,6 +158,7 @@ static const struct sluice_session_env engine_env = {
 	.vmm_event = env_vmm_event,
 	.decide = env_decide,
 	.for_each_data = env_for_each_data,
+	.region_gone = sluice_engine_region_gone,
 	.memory_lost = env_memory_lost,
 	.device_start = env_device_start,
 	.segment_announced = env_segment_announced,
@@ -199,6 +202,13 @@ static void device_done(void *ctx, uint32_t device, int code)
 
 /* ---- beginning and end ---- */
 
+const struct sluice_lane_set *sluice_engine_lanes(const struct sluice_engine *engine)
+{
+	if (engine->source != NULL)
+		return sluice_source_lanes(engine->source);
+	return engine->target != NULL ? sluice_target_lanes(engine->target) : NULL;
+}
+
 void sluice_engine_session_clear(struct sluice_engine *engine)
 {
 	SLUICE_ASSERT(engine->source == NULL || engine->target == NULL);
@@ -216,8 +226,7 @@ void sluice_engine_session_clear(struct sluice_engine *engine)
 	engine->staging = NULL;
 	sluice_inbox_destroy(engine->inbox);
 	engine->inbox = NULL;
-	sluice_link_close(engine->link);
-	engine->link = NULL;
+	drop_link(engine);
 }
 
 struct sluice_policy_conf sluice_engine_policy(const struct sluice_engine *engine)
@@ -255,18 +264,7 @@ static int begin(struct sluice_engine *engine, uint32_t lanes, struct sluice_ses
 	uint64_t record_ns = 0;
 	int r;
 
-	memset(engine->regions, 0, sizeof(engine->regions));
-	for (uint32_t i = 0; i < engine->memory.count; i++) {
-		const struct sluice_region *r_ = engine->memory.regions[i];
-
-		engine->regions[i] = (struct sluice_session_region){.id = r_->id,
-			.gpa = r_->gpa,
-			.len_bytes = r_->len_bytes,
-			.page_bytes = r_->backing_page_bytes,
-			.base = r_->base,
-			.mem = r_->mem,
-			.feed = r_->feed};
-	}
+	sluice_engine_take_slots(engine);
 	engine->pages_pinned_before = engine->memory.pages_pinned;
 	r = sluice_record_rehearse(engine->config.runtime_dir, &record_ns, err);
 	if (r == 0)
@@ -281,19 +279,21 @@ static int begin(struct sluice_engine *engine, uint32_t lanes, struct sluice_ses
 		.crew = engine->crew,
 		.lanes = r == 0 ? sluice_placing_lanes(engine) : 0,
 		.memory_budget_bytes = engine->config.memory_budget_bytes,
+		.extent_bytes = engine->config.extent_bytes,
 		.max_bandwidth_bytes_per_s = engine->config.max_bandwidth_bytes_per_s,
 		.peer_timeout_ns = engine->config.peer_timeout_ns,
 		.setup_timeout_ns = engine->config.setup_timeout_ns,
 		.record_ns = record_ns,
 		.switchover_timeout_ns = engine->config.switchover_timeout_ns,
 		.lane_timeout_ns = engine->config.lane_timeout_ns,
+		.region_timeout_ns = engine->config.region_timeout_ns,
 		.recover_retries = (uint32_t)engine->config.recover_retries,
 		.recover_pause_ns = engine->config.recover_pause_ns,
 		.recover_timeout_ns = engine->config.recover_timeout_ns,
 		.policy = sluice_engine_policy(engine),
 		.staging_nodes = r == 0 ? sluice_placing_staging_nodes(engine) : 0,
 		.regions = engine->regions,
-		.region_count = engine->memory.count,
+		.region_count = engine->slot_count,
 		.wake = wake,
 		.wake_ctx = engine,
 	};
@@ -382,9 +382,7 @@ int sluice_engine_migrate(struct sluice_engine *engine, const char *uri, struct 
 	if (r == 0)
 		r = check_feeds(engine, err);
 	if (r == 0)
-		r = sluice_peer_address_parse(uri, SLUICE_ADDRESS_CONNECT, &peer, err);
-	if (r == 0)
-		r = sluice_security_check(engine, &peer, SLUICE_ADDRESS_CONNECT, err);
+		r = sluice_security_address(engine, uri, SLUICE_ADDRESS_CONNECT, &peer, err);
 	if (r < 0)
 		return r;
 	sluice_engine_session_clear(engine);
@@ -659,9 +657,7 @@ int sluice_engine_incoming(struct sluice_engine *engine, const char *uri, struct
 	int r = check_idle(engine, "migrate-incoming", err);
 
 	if (r == 0)
-		r = sluice_peer_address_parse(uri, SLUICE_ADDRESS_LISTEN, &address, err);
-	if (r == 0)
-		r = sluice_security_check(engine, &address, SLUICE_ADDRESS_LISTEN, err);
+		r = sluice_security_address(engine, uri, SLUICE_ADDRESS_LISTEN, &address, err);
 	if (r == 0)
 		r = listen_rail(engine, err);
 	if (r < 0)

@@ -267,16 +267,9 @@ static void add_worker(struct sluice_engine *engine, uint32_t index, json_t *wor
 			json_string(sluice_cpus_format(&cpus, text, sizeof(text))));
 }
 
-static const struct sluice_lane_set *lanes_of(const struct sluice_engine *engine)
-{
-	return engine->source != NULL   ? sluice_source_lanes(engine->source)
-	       : engine->target != NULL ? sluice_target_lanes(engine->target)
-					: NULL;
-}
-
 static void add_reality(struct sluice_engine *engine, json_t *plan)
 {
-	const struct sluice_lane_set *lanes = lanes_of(engine);
+	const struct sluice_lane_set *lanes = sluice_engine_lanes(engine);
 	json_t *entry;
 	size_t i;
 

@@ -274,9 +274,7 @@ static void check_peer(struct preflight *p)
 
 	if (p->uri == NULL)
 		return;
-	r = sluice_peer_address_parse(p->uri, SLUICE_ADDRESS_CONNECT, &address, &err);
-	if (r == 0)
-		r = sluice_security_check(p->engine, &address, SLUICE_ADDRESS_CONNECT, &err);
+	r = sluice_security_address(p->engine, p->uri, SLUICE_ADDRESS_CONNECT, &address, &err);
 	if (r < 0)
 		add(p, "peer", FAILED, "%s", err.text);
 	else

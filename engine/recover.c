@@ -24,21 +24,13 @@ int sluice_engine_pause(struct sluice_engine *engine, struct sluice_error *err)
 	return r < 0 ? r : sluice_source_pause(engine->source, err);
 }
 
-static int parse_peer(struct sluice_engine *engine, const char *uri,
-	struct sluice_peer_address *ret_peer, struct sluice_error *err)
-{
-	int r = sluice_peer_address_parse(uri, SLUICE_ADDRESS_CONNECT, ret_peer, err);
-
-	return r < 0 ? r : sluice_security_check(engine, ret_peer, SLUICE_ADDRESS_CONNECT, err);
-}
-
 int sluice_engine_recover(struct sluice_engine *engine, const char *uri, struct sluice_error *err)
 {
 	struct sluice_peer_address before = engine->peer, peer = engine->peer;
 	int r = check_source(engine, "migrate-recover", err);
 
 	if (r == 0 && uri != NULL)
-		r = parse_peer(engine, uri, &peer, err);
+		r = sluice_security_address(engine, uri, SLUICE_ADDRESS_CONNECT, &peer, err);
 	if (r < 0)
 		return r;
 	engine->peer = peer; /* the session connects there at once, or refuses */

@@ -95,6 +95,15 @@ int sluice_security_check(const struct sluice_engine *engine,
 	return r < 0 ? r : check_lanes(engine, address, err);
 }
 
+int sluice_security_address(const struct sluice_engine *engine, const char *uri,
+	enum sluice_address_use use, struct sluice_peer_address *ret_address,
+	struct sluice_error *err)
+{
+	int r = sluice_peer_address_parse(uri, use, ret_address, err);
+
+	return r < 0 ? r : sluice_security_check(engine, ret_address, use, err);
+}
+
 void sluice_security_link_opts(
 	const struct sluice_config *config, uint64_t deadline_ns, struct sluice_link_opts *ret_opts)
 {

@@ -23,6 +23,10 @@ struct sluice_engine;
 int sluice_security_check(const struct sluice_engine *engine,
 	const struct sluice_peer_address *address, enum sluice_address_use use,
 	struct sluice_error *err);
+/* @uri as an address that sluice_security_check allows: -EINVAL, or as there. */
+int sluice_security_address(const struct sluice_engine *engine, const char *uri,
+	enum sluice_address_use use, struct sluice_peer_address *ret_address,
+	struct sluice_error *err);
 /* Lanes may go over a network in clear text. */
 bool sluice_security_lanes_may_leave(const struct sluice_config *config);
 /* How a link is made; borrows from @config. */

@@ -41,7 +41,7 @@ struct sluice_outbox;
 #define SLUICE_LANE_BATCH_EVENTS 32
 #define SLUICE_LANE_FLUSH_CHUNKS 16 /* a FLUSH is posted behind so many finished chunks */
 #define SLUICE_LANE_STEP_PAGES   2048 /* looked at in one step, so that steps stay short */
-#define SLUICE_LANE_EXTENT_BYTES (256u << 10) /* longest WRITE; more is cut, so windows move */
+#define SLUICE_LANE_EXTENT_BYTES (256u << 10) /* longest WRITE unless the conf says another */
 
 /* How a rail reaches the memory of one region; index = region index of the ledger. */
 struct sluice_lane_region {
@@ -72,6 +72,7 @@ struct sluice_lane_conf {
 	enum sluice_role role;
 	struct sluice_rail_limits limits;
 	uint64_t window_bytes; /* most payload bytes in flight; at least one extent */
+	uint64_t extent_bytes; /* longest WRITE, more is cut; 0: SLUICE_LANE_EXTENT_BYTES */
 	struct sluice_lane_work *work;
 };
 

@@ -244,6 +244,7 @@ void source_on_resumed(struct sluice_source *s, const json_t *message)
 	s->resuming = false;
 	source_reset_retries(s);
 	source_reclaim_lanes(s);
+	source_regions_resumed(s);
 	while (devices < s->device_count)
 		source_say_device(s, devices++);
 	if (s->state > SOURCE_SETUP && s->state <= SOURCE_DRAIN)
@@ -256,6 +257,16 @@ void source_on_resumed(struct sluice_source *s, const json_t *message)
 
 /* ---- the operator ---- */
 
+/* And with it the lanes: nobody could fence one, or say what it brought. */
+static void give_up_link(struct sluice_source *s)
+{
+	s->env.peer_disconnect(s->env.ctx);
+	s->link_up = false;
+	s->resuming = false;
+	s->attempt_ns = 0;
+	source_lose_lanes(s);
+}
+
 int sluice_source_pause(struct sluice_source *s, struct sluice_error *err)
 {
 	if (sluice_source_is_over(s))
@@ -264,12 +275,8 @@ int sluice_source_pause(struct sluice_source *s, struct sluice_error *err)
 		return sluice_fail(err, -EBUSY, "migrate-pause",
 			"the migration is \"%s\" and cannot be paused now; migrate_cancel ends it",
 			sluice_source_status(s));
-	s->env.peer_disconnect(s->env.ctx);
-	s->link_up = false;
-	s->resuming = false;
-	s->attempt_ns = 0;
+	give_up_link(s);
 	s->retry_ns = SLUICE_NEVER;
-	source_lose_lanes(s);
 	source_set_pause(s, PAUSE_OPERATOR, "%s", "paused by migrate-pause");
 	return 0;
 }
@@ -295,11 +302,7 @@ int sluice_source_recover(struct sluice_source *s, bool elsewhere, struct sluice
 	if (s->pause == PAUSE_LANES && !elsewhere) {
 		reopen_lanes_now(s);
 	} else {
-		s->env.peer_disconnect(s->env.ctx);
-		s->link_up = false;
-		s->resuming = false;
-		s->attempt_ns = 0;
-		source_lose_lanes(s);
+		give_up_link(s);
 		source_set_pause(s, PAUSE_LINK, "%s", "recovering");
 		s->retry_ns = source_now(s);
 	}
