@@ -66,6 +66,15 @@ def lane_settings(end):
     return {"transport": "rdma", "rail": ",".join(RDMA_ENDS[end])} if OVER_RDMA else {}
 
 
+def cpus_of(text):
+    """The kernel's form of a set of CPUs: "0-3,8"."""
+    cpus = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        cpus.update(range(int(first), int(last or first) + 1))
+    return cpus
+
+
 def wait_until(what, condition, timeout_s=PATIENCE_S, step_s=0.02):
     """Return the first true value of @condition; fail when there is none in time."""
     deadline = time.monotonic() + timeout_s
