@@ -98,6 +98,11 @@ const struct sluice_param sluice_config_params[] = {
 		"how long a lane may place nothing of what is in flight, while the peer answers, "
 		"before it counts as lost",
 		false},
+	{"region-timeout", SLUICE_PARAM_TIME, FIELD(region_timeout_ns), "60s",
+		10 * SLUICE_NS_PER_MS, 24 * 3600 * SLUICE_NS_PER_S, NULL,
+		"how long a region that is added during a migration waits for the target's region "
+		"of that id, and for a feed, before the migration fails",
+		false},
 	{"recover-retries", SLUICE_PARAM_UINT, FIELD(recover_retries), "20", 0, 1000000, NULL,
 		"how often a source that lost its target or all lanes tries again by itself; then "
 		"the migration stays paused until migrate-recover",

@@ -44,6 +44,7 @@ struct sluice_config {
 	uint64_t setup_timeout_ns;
 	uint64_t switchover_timeout_ns;
 	uint64_t lane_timeout_ns;
+	uint64_t region_timeout_ns;
 	uint64_t recover_retries;
 	uint64_t recover_pause_ns;
 	uint64_t recover_timeout_ns;

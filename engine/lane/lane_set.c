@@ -162,7 +162,8 @@ void sluice_lane_set_hold(struct sluice_lane_set *set)
 		if (is_stepped(&set->slots[lane]))
 			set->slots[lane].worker =
 				sluice_crew_worker_of(set->crew, set->slots[lane].lane);
-	sluice_crew_remove_all(set->crew);
+	if (set->crew != NULL)
+		sluice_crew_remove_all(set->crew);
 }
 
 void sluice_lane_set_go_on(struct sluice_lane_set *set)

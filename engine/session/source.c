@@ -64,6 +64,7 @@ void source_enter(struct sluice_source *s, enum source_state state)
 		s->over_ns = source_now(s);
 		__atomic_store_n(&s->work.gate, 0, __ATOMIC_RELEASE);
 		sluice_lane_set_close_all(&s->lanes);
+		source_regions_over(s);
 		source_tell_throttle(s, 0);
 	}
 	if (strcmp(before, sluice_source_status(s)) != 0)
@@ -136,6 +137,7 @@ int sluice_source_create(const struct sluice_session_conf *conf,
 		s->lanes.window_bytes = SLUICE_PAGE_BYTES;
 	for (uint32_t lane = 0; lane < conf->lanes; lane++)
 		s->lanes.slots[lane].retry_ns = SLUICE_NEVER;
+	source_regions_begin(s);
 	s->retry_ns = SLUICE_NEVER;
 	s->start_ns = source_now(s);
 	s->heard_ns = s->start_ns;
@@ -150,7 +152,8 @@ void sluice_source_destroy(struct sluice_source *s)
 		return;
 	sluice_lane_set_close_all(&s->lanes);
 	for (uint32_t i = 0; i < s->conf.region_count; i++)
-		s->conf.transport->mem_forget(s->remotes[i]);
+		source_forget_key(s, i);
+	source_regions_destroy(s);
 	s->conf.transport->mem_forget(s->staging);
 	s->conf.transport->mem_unregister(s->outbox_mem);
 	sluice_outbox_destroy(s->conf.outbox);
@@ -202,6 +205,7 @@ void sluice_source_tick(struct sluice_source *s)
 	if (source_fail_when_memory_lost(s))
 		return;
 	source_step_lanes(s, now_ns);
+	source_step_regions(s, now_ns);
 	if (s->state == SOURCE_ACTIVE)
 		source_sync_when_due(s, now_ns);
 	source_finish_when_drained(s);
@@ -221,6 +225,8 @@ uint64_t sluice_source_deadline_ns(const struct sluice_source *s)
 		return source_retry_deadline_ns(s);
 	if (source_next_sync_ns(s) < at_ns)
 		at_ns = source_next_sync_ns(s);
+	if (source_regions_deadline_ns(s) < at_ns)
+		at_ns = source_regions_deadline_ns(s);
 	if (source_lanes_deadline_ns(s) < at_ns)
 		at_ns = source_lanes_deadline_ns(s);
 	if (source_retry_deadline_ns(s) < at_ns)

@@ -51,6 +51,25 @@ enum source_pause {
 	PAUSE_OPERATOR, /* migrate-pause; only migrate-recover ends it */
 };
 
+/* See source_regions.c. */
+enum source_region_standing {
+	REGION_WAITING,
+	REGION_MOVING,
+	REGION_LEAVING,
+	REGION_TOLD,
+	REGION_GONE,
+};
+
+struct source_region {
+	enum source_region_standing standing;
+	bool said; /* region-add or region-remove, on this peer link */
+	bool asked; /* region-add, on any link */
+	bool tracked; /* a dirty sync has covered it */
+	uint64_t sync_from; /* the first dirty sync that does; 0: it has no feed yet */
+	uint64_t since_ns; /* when it was added; since the last resume */
+	json_t *answer; /* region-added; NULL: not yet */
+};
+
 #define SLUICE_DEVICE_NAME_BYTES 64
 /* The longest that one attempt to connect may take; then another one is likelier to succeed. */
 #define SOURCE_CONNECT_NS (2 * SLUICE_NS_PER_S)
@@ -65,6 +84,7 @@ struct sluice_source {
 	struct sluice_lane_work work;
 	struct sluice_lane_region regions[64];
 	struct sluice_remote *remotes[64]; /* owned; the same as in `regions` */
+	struct source_region region_states[64];
 	uint64_t peer_page_bytes[64]; /* of the backing at the target; 0: not known yet */
 	struct sluice_remote *staging;
 	struct sluice_mem *outbox_mem;
@@ -93,6 +113,7 @@ struct sluice_source {
 
 	/* The peer link. Between `resume` and `resumed` it is up and nothing else may be said. */
 	bool link_up, hello_said, resuming;
+	uint32_t hello_regions; /* that the hello named */
 	uint64_t heard_ns, pinged_ns;
 	uint64_t peer_rtt_ns; /* the quickest so far; 0: not measured yet */
 	uint64_t peer_record_ns; /* what the target's record of the commit takes, as it said */
@@ -195,7 +216,25 @@ uint64_t source_next_sync_ns(const struct sluice_source *s); /* when it is due, 
 /* source_setup.c */
 void source_say_hello(struct sluice_source *s);
 void source_on_welcome(struct sluice_source *s, const json_t *message);
-void source_mark_everything(struct sluice_source *s);
+void source_mark_region(struct sluice_source *s, uint32_t region);
+/* What the target tells of a region, in the welcome or later: its key; its holes and page size. */
+int source_import_key(struct sluice_source *s, uint32_t region, const json_t *entry);
+void source_forget_key(struct sluice_source *s, uint32_t region);
+int source_read_region(struct sluice_source *s, uint32_t region, const json_t *entry);
+
+/* source_regions.c */
+void source_regions_begin(struct sluice_source *s);
+void source_regions_over(struct sluice_source *s);
+void source_regions_destroy(struct sluice_source *s);
+void source_regions_resumed(struct sluice_source *s);
+bool source_regions_want_sync(const struct sluice_source *s); /* one asked now would help */
+void source_regions_synced(struct sluice_source *s, uint64_t id);
+void source_step_regions(struct sluice_source *s, uint64_t now_ns);
+uint64_t source_regions_deadline_ns(const struct sluice_source *s);
+void source_on_region_added(struct sluice_source *s, const json_t *message);
+void source_on_region_removed(struct sluice_source *s, const json_t *message);
+bool source_region_moves(const struct sluice_source *s, uint32_t region); /* in the ledger */
+bool source_regions_settled(const struct sluice_source *s); /* none comes or goes */
 
 /* source_report.c */
 void source_tell_status(struct sluice_source *s);

@@ -131,7 +131,7 @@ int sluice_target_create(const struct sluice_session_conf *conf,
 	t->link_up = true;
 	t->start_ns = target_now(t);
 	t->heard_ns = t->start_ns;
-	target_read_page_sizes(t, hello);
+	target_regions_begin(t, hello);
 	r = target_say_welcome(t, err);
 	if (r < 0) {
 		sluice_target_destroy(t);

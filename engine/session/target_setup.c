@@ -66,16 +66,6 @@ int target_check_hello(
 	return match_regions(conf, hello, err);
 }
 
-/* They may differ: a guest on huge pages may go to a host that has none to spare. It is told. */
-void target_read_page_sizes(struct sluice_target *t, const json_t *hello)
-{
-	const json_t *regions = json_object_get(hello, "regions");
-
-	for (uint32_t i = 0; i < t->conf.region_count; i++)
-		t->peer_page_bytes[i] = (uint64_t)json_integer_value(
-			json_object_get(json_array_get(regions, i), "page-size"));
-}
-
 uint64_t sluice_target_peer_page_bytes(const struct sluice_target *t, uint32_t region)
 {
 	SLUICE_ASSERT(region < t->conf.region_count);
@@ -89,6 +79,17 @@ static json_t *export_key(struct sluice_target *t, const struct sluice_mem *mem)
 
 	SLUICE_ASSERT(bytes >= 0 && bytes <= (int)sizeof(key));
 	return sluice_hex(key, (size_t)bytes);
+}
+
+/* The page sizes of both ends may differ: a guest on huge pages may go to a host that has none to
+   spare. It is told. */
+json_t *target_region_json(struct sluice_target *t, uint32_t region)
+{
+	const struct sluice_session_region *r = &t->conf.regions[region];
+
+	return json_pack("{s:o, s:o, s:I}", "key", export_key(t, r->mem), "nonzero",
+		sluice_chunk_map(&t->conf, &t->env, region), "page-size",
+		(json_int_t)r->page_bytes);
 }
 
 int target_say_welcome(struct sluice_target *t, struct sluice_error *err)
@@ -107,10 +108,7 @@ int target_say_welcome(struct sluice_target *t, struct sluice_error *err)
 		}
 	}
 	for (uint32_t i = 0; i < t->conf.region_count; i++)
-		json_array_append_new(regions,
-			json_pack("{s:o, s:o, s:I}", "key", export_key(t, t->conf.regions[i].mem),
-				"nonzero", sluice_chunk_map(&t->conf, &t->env, i), "page-size",
-				(json_int_t)t->conf.regions[i].page_bytes));
+		json_array_append_new(regions, target_region_json(t, i));
 	target_send(t,
 		json_pack("{s:s, s:i, s:s, s:[], s:s, s:s, s:o, s:o, s:o, s:I, s:I, s:I}", "type",
 			"welcome", "protocol", SLUICE_PROTOCOL_VERSION, "version", SLUICE_VERSION,

@@ -83,6 +83,8 @@ static void build_memory(struct run *run)
 		struct sluice_span span = {
 			.id = i + 1, .addr = region->memory, .len_bytes = region->len_bytes};
 
+		if (!region->plugged)
+			continue;
 		SLUICE_ASSERT(sim->mem_register(run->rails[SOURCE], &span, SLUICE_ACCESS_LOCAL_READ,
 				      &run->mems[SOURCE][i], NULL) == 0);
 		span.addr = oracle_target_memory(run->oracle, i);
@@ -115,6 +117,7 @@ static void build_world(struct run *run)
 	run->oracle = oracle_create(run->guest, run->plan.known_zero_ppm);
 	SLUICE_ASSERT(run->oracle != NULL);
 	build_memory(run);
+	plug_begin(run);
 }
 
 /* ---- actors ---- */
@@ -155,6 +158,7 @@ static void build_actors(struct run *run)
 	scheduler_add(scheduler, "peer link", links_step, run, 2);
 	scheduler_add(scheduler, "chaos", chaos_step, run, 1);
 	scheduler_add(scheduler, "operator", operator_step, run, 1);
+	scheduler_add(scheduler, "plugs", plug_step, run, 1);
 	scheduler_add(scheduler, "homes", engine_homes_step, run, 1);
 	for (int host = 0; host < HOSTS; host++) {
 		struct engine *engine = &run->engines[host];
@@ -258,6 +262,7 @@ static void unbuild(struct run *run)
 	for (int host = 0; host < HOSTS; host++)
 		engine_clear(&run->engines[host]);
 	links_destroy(run);
+	plug_end(run);
 	for (int host = 0; host < HOSTS; host++) {
 		vmm_destroy(&run->vmms[host]);
 		for (uint32_t i = 0; i < run->guest->region_count; i++)
