@@ -246,6 +246,7 @@ uint32_t sluice_ledger_mark(
 	if (bits == 0 || r->closed)
 		return 0;
 	fresh = set_dirty(ledger, &r->dirty[word], bits);
+	__atomic_fetch_add(&ledger->pages_marked, fresh, __ATOMIC_RELAXED);
 	offer(ledger, r->first_chunk + (uint32_t)(word / SLUICE_CHUNK_WORDS));
 	return fresh;
 }

@@ -92,6 +92,7 @@ struct sluice_ledger {
 	uint32_t outstanding; /* chunks QUEUED or OWNED; never too small */
 	uint32_t outstanding_peak; /* about the most there were at once */
 	uint64_t pops; /* chunks taken from queues */
+	uint64_t pages_marked; /* dirty bits set by mark(), ever: not those put back */
 };
 
 struct sluice_ledger_span {
