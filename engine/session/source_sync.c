@@ -91,7 +91,8 @@ void source_activate_when_ready(struct sluice_source *s)
 	if (s->state == SOURCE_SETUP && s->sync_id == 1 && !s->sync_outstanding &&
 		source_link_usable(s) &&
 		sluice_lane_set_standing(&s->lanes, SLUICE_LANE_ACTIVE) > 0 &&
-		sluice_lane_set_standing(&s->lanes, SLUICE_LANE_CONNECTING) == 0)
+		sluice_lane_set_standing(&s->lanes, SLUICE_LANE_CONNECTING) == 0 &&
+		sluice_lane_set_standing(&s->lanes, SLUICE_LANE_OPENING) == 0)
 		activate(s);
 }
 

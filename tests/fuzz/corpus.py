@@ -25,9 +25,10 @@ PEER = schema("engine/peer/peer-link.json")
 VMM = schema("engine/control/vmm-socket.json")
 
 # Values that make sense where the schema alone cannot know one.
-KNOWN = {"session": SESSION, "instance": SESSION, "protocol": 1, "transport": "tcp", "lanes": 1,
-         "address": "127.0.0.1:9", "key": "@KEY@", "staging-key": "@KEY@", "nonzero": [0, 1],
-         "slots": 4, "slot-bytes": 4096, "record-us": 900, "tickets": ["0" * 64], "epoch": 1, "lane": 0,
+KNOWN = {"session": SESSION, "instance": SESSION, "protocol": 1, "transport": "tcp", "transports": ["tcp"],
+         "lanes": 1, "keys": ["@KEY@"], "lacks": [], "rails": [],
+         "address": "127.0.0.1:9", "staging-key": "@KEY@", "nonzero": [0, 1],
+         "slots": 4, "slot-bytes": 4096, "record-us": 900, "epoch": 1, "lane": 0,
          "features": [], "device": "dev", "devices": 0, "id": "ram", "region": "ram", "gpa": 0,
          "size": 2 << 20, "page-size": 4096, "uri": "tcp:127.0.0.1:0", "fdname": "r",
          "state": "pre-switchover", "ticket": "0" * 64}
@@ -198,7 +199,7 @@ def seeds_tcp_source():
 def seeds_session():
     """Every message at every step, to both; then what a bad one of each may do."""
     for message in peer_messages():
-        line = text(message).replace('"transport":"tcp"', '"transport":"sim"')
+        line = text(message).replace('"tcp"', '"sim"')
         for step in STEPS:
             yield f"{step}-{message['type']}", f"{step}\nS{line}\nT{line}\n>\n<\n+ 5\n"
     for step in STEPS:
