@@ -15,6 +15,7 @@ enum sluice_plant {
 	SLUICE_PLANT_NO_FENCE = 1 << 3, /* a lost lane's chunks reused before the fence */
 	SLUICE_PLANT_RESUME_WITHOUT_FENCE = 1 << 4, /* resumed while old lanes may still land */
 	SLUICE_PLANT_FORGET_CREDITS = 1 << 5, /* credits lost with a peer link stay lost */
+	SLUICE_PLANT_REMOVE_WITHOUT_FLUSH = 1 << 6, /* a region given back while lanes own it */
 };
 
 #ifdef SLUICE_PLANTS

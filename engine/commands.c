@@ -12,7 +12,6 @@
 #include "base/clock.h"
 #include "base/params.h"
 #include "engine/engine.h"
-#include "engine/feeds/bitmap.h"
 #include "engine/lane/lane_set.h"
 #include "engine/preflight.h"
 #include "engine/security.h"
@@ -72,8 +71,10 @@ HANDLER(memory_add)
 
 HANDLER(memory_remove)
 {
+	int r = sluice_engine_memory_remove(ctx, text(args, "id"), err);
+
 	(void)client;
-	return done(sluice_engine_memory_remove(ctx, text(args, "id"), err));
+	return r < 0 ? NULL : json_pack("{s:b}", "removed", r == 0);
 }
 
 HANDLER(memory_discard)
@@ -83,19 +84,28 @@ HANDLER(memory_discard)
 		ctx, text(args, "id"), number(args, "offset"), number(args, "size"), err));
 }
 
-/* Of the session that runs, or the last one; 0: none, or the region is none of its. */
-static uint64_t peer_page_bytes(
-	const struct sluice_engine *engine, const struct sluice_region *region)
+/* What the session that runs, or the last one, knows of a region. */
+static void add_session_view(
+	const struct sluice_engine *engine, const struct sluice_region *region, json_t *reply)
 {
-	for (uint32_t i = 0; i < SLUICE_REGIONS_MAX; i++) {
-		if (engine->regions[i].id != region->id)
-			continue;
-		if (engine->source != NULL)
-			return sluice_source_peer_page_bytes(engine->source, i);
-		if (engine->target != NULL)
-			return sluice_target_peer_page_bytes(engine->target, i);
+	uint32_t slot = sluice_engine_slot_of(engine, region);
+	const char *standing = NULL;
+	uint64_t page_bytes = 0;
+
+	if (slot == SLUICE_REGIONS_MAX)
+		return;
+	if (engine->source != NULL) {
+		page_bytes = sluice_source_peer_page_bytes(engine->source, slot);
+		standing = sluice_source_region_standing(engine->source, slot);
+	} else if (engine->target != NULL) {
+		page_bytes = sluice_target_peer_page_bytes(engine->target, slot);
+		standing =
+			sluice_target_region_is_bound(engine->target, slot) ? "moving" : "unused";
 	}
-	return 0;
+	if (page_bytes != 0)
+		json_object_set_new(reply, "peer-page-size", json_integer((json_int_t)page_bytes));
+	if (standing != NULL && sluice_engine_is_busy(engine))
+		json_object_set_new(reply, "migration", json_string(standing));
 }
 
 HANDLER(query_memory)
@@ -106,7 +116,6 @@ HANDLER(query_memory)
 	(void)client, (void)args, (void)err;
 	for (uint32_t i = 0; i < engine->memory.count; i++) {
 		const struct sluice_region *r = engine->memory.regions[i];
-		uint64_t peer_bytes = peer_page_bytes(engine, r);
 		bool pinned = engine->memory.pin != SLUICE_PIN_NONE;
 
 		json_array_append_new(
@@ -120,38 +129,20 @@ HANDLER(query_memory)
 				       "pinned-bytes", (json_int_t)(pinned ? r->len_bytes : 0),
 				       "pin-ms", (json_int_t)(r->pin_ns / SLUICE_NS_PER_MS), "feed",
 				       r->feed != NULL ? "bitmap" : "none"));
-		if (peer_bytes != 0)
-			json_object_set_new(json_array_get(reply, i), "peer-page-size",
-				json_integer((json_int_t)peer_bytes));
+		add_session_view(engine, r, json_array_get(reply, i));
 	}
 	return reply;
 }
 
 HANDLER(feed_add)
 {
-	struct sluice_engine *engine = ctx;
-	struct sluice_region *region = sluice_memory_find(&engine->memory, text(args, "region"));
-	struct sluice_bitmap_feed *feed = NULL;
-	int fd, r;
+	int fd = sluice_client_take_fd(client, text(args, "fdname"), err);
+	int r;
 
-	fd = sluice_client_take_fd(client, text(args, "fdname"), err);
 	if (fd < 0)
 		return NULL;
-	if (region == NULL)
-		r = sluice_fail(err, -ENOENT, "feed-add",
-			"there is no region \"%s\"; memory-add it first", text(args, "region"));
-	else if (sluice_engine_is_busy(engine))
-		r = sluice_fail(err, -EBUSY, "feed-add",
-			"a feed cannot change while a migration runs; wait for it or "
-			"migrate_cancel");
-	else
-		r = sluice_bitmap_feed_create(
-			fd, region->len_bytes >> SLUICE_PAGE_SHIFT, region->id, &feed, err);
+	r = sluice_engine_feed_add(ctx, text(args, "region"), fd, err);
 	close(fd);
-	if (r == 0) {
-		sluice_bitmap_feed_destroy(region->feed);
-		region->feed = feed;
-	}
 	return done(r);
 }
 

@@ -42,6 +42,11 @@ const struct sluice_param sluice_config_params[] = {
 	SLUICE_PLACEMENT_PARAMS(FIELD),
 	{"memory-budget", SLUICE_PARAM_SIZE, FIELD(memory_budget_bytes), "64MiB", 1u << 20,
 		64ull << 30, NULL, "bytes in flight, all lanes together", false},
+	{"extent-size", SLUICE_PARAM_SIZE, FIELD(extent_bytes), "256KiB", SLUICE_PAGE_BYTES,
+		SLUICE_CHUNK_BYTES, NULL,
+		"longest single write of guest memory; shorter where the rail or a quarter of a "
+		"lane's share of memory-budget is",
+		false},
 	{"max-bandwidth", SLUICE_PARAM_SIZE, FIELD(max_bandwidth_bytes_per_s), "0", 0, 1ull << 50,
 		NULL,
 		"guest memory sent per second while the guest runs, in bytes; 0: no limit; once it "
@@ -60,7 +65,7 @@ const struct sluice_param sluice_config_params[] = {
 		"switch over when the predicted downtime is no longer than this", true},
 	{"sync-interval", SLUICE_PARAM_TIME, FIELD(sync_interval_ns), "100ms", 2 * SLUICE_NS_PER_MS,
 		10 * SLUICE_NS_PER_S, NULL, "longest time between two dirty syncs", true},
-	{"vmm-switchover", SLUICE_PARAM_TIME, FIELD(vmm_switchover_ns), "500us", 0,
+	{"vmm-switchover", SLUICE_PARAM_TIME, FIELD(vmm_switchover_ns), "700us", 0,
 		600 * SLUICE_NS_PER_S, NULL,
 		"what stopping, saving, loading and resuming take in both VMMs, for the predicted "
 		"downtime: only they know",
@@ -103,6 +108,11 @@ const struct sluice_param sluice_config_params[] = {
 		3600 * SLUICE_NS_PER_S, NULL,
 		"how long a lane may place nothing of what is in flight, while the peer answers, "
 		"before it counts as lost",
+		false},
+	{"region-timeout", SLUICE_PARAM_TIME, FIELD(region_timeout_ns), "60s",
+		10 * SLUICE_NS_PER_MS, 24 * 3600 * SLUICE_NS_PER_S, NULL,
+		"how long a region that is added during a migration waits for the target's region "
+		"of that id, and for a feed, before the migration fails",
 		false},
 	{"recover-retries", SLUICE_PARAM_UINT, FIELD(recover_retries), "20", 0, 1000000, NULL,
 		"how often a source that lost its target or all lanes tries again by itself; then "

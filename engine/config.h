@@ -25,6 +25,7 @@ struct sluice_config {
 	char vcpu_cores[256];
 	int numa; /* index into sluice_placement_numa_choices */
 	uint64_t memory_budget_bytes;
+	uint64_t extent_bytes;
 	uint64_t max_bandwidth_bytes_per_s;
 	uint64_t device_slots;
 	uint64_t device_slot_bytes;
@@ -45,6 +46,7 @@ struct sluice_config {
 	uint64_t setup_timeout_ns;
 	uint64_t switchover_timeout_ns;
 	uint64_t lane_timeout_ns;
+	uint64_t region_timeout_ns;
 	uint64_t recover_retries;
 	uint64_t recover_pause_ns;
 	uint64_t recover_timeout_ns;

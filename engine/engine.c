@@ -60,8 +60,9 @@ static void drop_feeds(struct sluice_engine *engine)
 	for (uint32_t i = 0; i < engine->memory.count; i++) {
 		sluice_bitmap_feed_destroy(engine->memory.regions[i]->feed);
 		engine->memory.regions[i]->feed = NULL;
-		engine->regions[i].feed = NULL;
 	}
+	for (uint32_t slot = 0; slot < SLUICE_REGIONS_MAX; slot++)
+		engine->regions[slot].feed = NULL;
 }
 
 int sluice_engine_create(struct sluice_loop *loop, const struct sluice_settings *settings,
@@ -117,85 +118,6 @@ bool sluice_engine_is_busy(const struct sluice_engine *engine)
 {
 	return (engine->source != NULL && !sluice_source_is_over(engine->source)) ||
 	       (engine->target != NULL && !sluice_target_is_over(engine->target));
-}
-
-static int refuse_when_busy(
-	const struct sluice_engine *engine, const char *command, struct sluice_error *err)
-{
-	if (!sluice_engine_is_busy(engine))
-		return 0;
-	return sluice_fail(err, -EBUSY, command,
-		"memory cannot change while a migration runs; wait for it or migrate_cancel");
-}
-
-int sluice_engine_memory_add(struct sluice_engine *engine, const struct sluice_region_opts *opts,
-	struct sluice_error *err)
-{
-	struct sluice_region *region;
-	int r = 0;
-
-	if (sluice_memory_find(&engine->memory, opts->id) == NULL)
-		r = refuse_when_busy(engine, "memory-add", err);
-	if (r == 0)
-		r = sluice_memory_add(&engine->memory, opts, &region, err);
-	if (r != 0)
-		return r < 0 ? r : 0;
-	r = sluice_rails_add_memory(engine, region, err);
-	if (r < 0)
-		sluice_memory_remove(&engine->memory, region);
-	return r;
-}
-
-int sluice_engine_memory_remove(
-	struct sluice_engine *engine, const char *id, struct sluice_error *err)
-{
-	struct sluice_region *region = sluice_memory_find(&engine->memory, id);
-	int r = refuse_when_busy(engine, "memory-remove", err);
-
-	if (r < 0)
-		return r;
-	if (region == NULL)
-		return sluice_fail(err, -ENOENT, "memory-remove", "there is no region \"%s\"", id);
-	/* The last session may still point at it. */
-	sluice_engine_session_clear(engine);
-	sluice_rails_remove_memory(engine, region);
-	sluice_memory_remove(&engine->memory, region);
-	return 0;
-}
-
-static uint32_t index_of(const struct sluice_memory *memory, const struct sluice_region *region)
-{
-	uint32_t index = 0;
-
-	while (memory->regions[index] != region)
-		index++;
-	return index;
-}
-
-/* Registered anew first: no lane takes the pages as dirty before they can be used. */
-int sluice_engine_memory_discard(struct sluice_engine *engine, const char *id, uint64_t offset,
-	uint64_t len_bytes, struct sluice_error *err)
-{
-	struct sluice_region *region = sluice_memory_find(&engine->memory, id);
-	int r = 0;
-
-	if (region == NULL)
-		return sluice_fail(err, -ENOENT, "memory-discard", "there is no region \"%s\"", id);
-	if (len_bytes == 0 || !sluice_is_aligned(offset | len_bytes, SLUICE_PAGE_BYTES) ||
-		!sluice_range_inside(offset, len_bytes, region->len_bytes))
-		return sluice_fail(err, -EINVAL, "memory-discard",
-			"offset (%llu) and length (%llu) must be multiples of 4096, and within the "
-			"%llu bytes of region \"%s\"",
-			(unsigned long long)offset, (unsigned long long)len_bytes,
-			(unsigned long long)region->len_bytes, id);
-	if (engine->target != NULL && !sluice_target_is_over(engine->target))
-		return sluice_fail(err, -EBUSY, "memory-discard",
-			"a guest is arriving in this memory: nobody but its source may change it");
-	r = sluice_rails_discard(engine, region, offset, len_bytes, err);
-	if (r == 0 && engine->source != NULL && !sluice_source_is_over(engine->source))
-		r = sluice_source_discard(
-			engine->source, index_of(&engine->memory, region), offset, len_bytes, err);
-	return r;
 }
 
 void sluice_engine_vmm_came(struct sluice_engine *engine)

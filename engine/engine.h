@@ -52,7 +52,9 @@ struct sluice_engine {
 	struct sluice_source *source;
 	struct sluice_target *target;
 	char session[SLUICE_SESSION_ID_BYTES]; /* "" before the first */
-	struct sluice_session_region regions[SLUICE_REGIONS_MAX];
+	struct sluice_session_region regions[SLUICE_REGIONS_MAX]; /* by slot, see regions.c */
+	struct sluice_region *slots[SLUICE_REGIONS_MAX]; /* the memory behind them; NULL: none */
+	uint32_t slot_count; /* that the session has used */
 	struct sluice_crew *crew;
 	struct sluice_placing *placing; /* placing.c; NULL before the first session */
 	struct sluice_streams *streams;
@@ -75,13 +77,24 @@ struct sluice_engine {
 int sluice_engine_create(struct sluice_loop *loop, const struct sluice_settings *settings,
 	struct sluice_engine **ret_engine, struct sluice_error *err);
 void sluice_engine_destroy(struct sluice_engine *engine); /* NULL is allowed */
+/* regions.c: guest memory, and what of it a session has. */
 int sluice_engine_memory_add(struct sluice_engine *engine, const struct sluice_region_opts *opts,
 	struct sluice_error *err);
+int sluice_engine_feed_add(
+	struct sluice_engine *engine, const char *id, int fd, struct sluice_error *err);
+/* 0: it is gone. 1: a session lets go of it, and MEMORY_REMOVED follows. */
 int sluice_engine_memory_remove(
 	struct sluice_engine *engine, const char *id, struct sluice_error *err);
 /* The VMM has given these pages back to the system; they read as zeros from before the call on. */
 int sluice_engine_memory_discard(struct sluice_engine *engine, const char *id, uint64_t offset,
 	uint64_t len_bytes, struct sluice_error *err);
+/* A session begins: it has all regions. */
+void sluice_engine_take_slots(struct sluice_engine *engine);
+/* SLUICE_REGIONS_MAX: the session that runs, or the last one, has no such region. */
+uint32_t sluice_engine_slot_of(
+	const struct sluice_engine *engine, const struct sluice_region *region);
+void sluice_engine_region_gone(void *ctx, uint32_t slot); /* for the session */
+
 bool sluice_engine_is_busy(const struct sluice_engine *engine); /* a session is not over */
 void sluice_engine_vmm_came(struct sluice_engine *engine); /* it no longer waits to end */
 void sluice_engine_vmm_gone(void *ctx); /* for the server */

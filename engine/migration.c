@@ -80,7 +80,7 @@ static void env_for_each_data(void *ctx, uint32_t region, sluice_data_fn *fn, vo
 {
 	struct sluice_engine *engine = ctx;
 
-	sluice_region_for_each_data(engine->memory.regions[region], fn, fn_ctx);
+	sluice_region_for_each_data(engine->slots[region], fn, fn_ctx);
 }
 
 static bool env_memory_lost(void *ctx)
@@ -173,6 +173,7 @@ static const struct sluice_session_env engine_env = {
 	.vmm_event = env_vmm_event,
 	.decide = env_decide,
 	.for_each_data = env_for_each_data,
+	.region_gone = sluice_engine_region_gone,
 	.memory_lost = env_memory_lost,
 	.plan_lanes = env_plan_lanes,
 	.rail_address = env_rail_address,
@@ -278,18 +279,7 @@ static int begin(struct sluice_engine *engine, uint32_t lanes, struct sluice_ses
 	uint64_t record_ns = 0;
 	int r;
 
-	memset(engine->regions, 0, sizeof(engine->regions));
-	for (uint32_t i = 0; i < engine->memory.count; i++) {
-		const struct sluice_region *r_ = engine->memory.regions[i];
-
-		engine->regions[i] = (struct sluice_session_region){.id = r_->id,
-			.gpa = r_->gpa,
-			.len_bytes = r_->len_bytes,
-			.page_bytes = r_->backing_page_bytes,
-			.base = r_->base,
-			.feed = r_->feed};
-		memcpy(engine->regions[i].mems, r_->mems, sizeof(r_->mems));
-	}
+	sluice_engine_take_slots(engine);
 	engine->pages_pinned_before = engine->memory.pages_pinned;
 	r = sluice_record_rehearse(engine->config.runtime_dir, &record_ns, err);
 	if (r == 0)
@@ -306,19 +296,21 @@ static int begin(struct sluice_engine *engine, uint32_t lanes, struct sluice_ses
 		.crew = engine->crew,
 		.lanes = r == 0 ? sluice_placing_lanes(engine) : 0,
 		.memory_budget_bytes = engine->config.memory_budget_bytes,
+		.extent_bytes = engine->config.extent_bytes,
 		.max_bandwidth_bytes_per_s = engine->config.max_bandwidth_bytes_per_s,
 		.peer_timeout_ns = engine->config.peer_timeout_ns,
 		.setup_timeout_ns = engine->config.setup_timeout_ns,
 		.record_ns = record_ns,
 		.switchover_timeout_ns = engine->config.switchover_timeout_ns,
 		.lane_timeout_ns = engine->config.lane_timeout_ns,
+		.region_timeout_ns = engine->config.region_timeout_ns,
 		.recover_retries = (uint32_t)engine->config.recover_retries,
 		.recover_pause_ns = engine->config.recover_pause_ns,
 		.recover_timeout_ns = engine->config.recover_timeout_ns,
 		.policy = sluice_engine_policy(engine),
 		.staging_nodes = r == 0 ? sluice_placing_staging_nodes(engine) : 0,
 		.regions = engine->regions,
-		.region_count = engine->memory.count,
+		.region_count = engine->slot_count,
 		.wake = wake,
 		.wake_ctx = engine,
 	};
@@ -363,6 +355,30 @@ static int make_source(struct sluice_engine *engine, const struct sluice_session
 	return r;
 }
 
+/* ---- the rail ---- */
+
+static void on_rail_timer(void *ctx, uint64_t now_ns)
+{
+	struct sluice_engine *engine = ctx;
+
+	sluice_rails_step(engine, now_ns);
+	/* Only while lanes may be coming or going: an idle engine has no timer. */
+	sluice_timer_set(engine->rail_timer,
+		sluice_engine_is_busy(engine) ? now_ns + RAIL_STEP_NS : SLUICE_NEVER);
+}
+
+/* Lanes are connected and taken down by rail_step, at either end. */
+static int watch_rails(struct sluice_engine *engine, struct sluice_error *err)
+{
+	int r = 0;
+
+	if (engine->rail_timer == NULL)
+		r = sluice_timer_add(engine->loop, on_rail_timer, engine, &engine->rail_timer);
+	if (r == 0)
+		r = sluice_rails_watch(engine);
+	return r < 0 ? sluice_fail(err, r, "rail", "%s", strerror(-r)) : 0;
+}
+
 int sluice_engine_migrate(struct sluice_engine *engine, const char *uri, struct sluice_error *err)
 {
 	struct sluice_session_env env = engine_env;
@@ -384,6 +400,8 @@ int sluice_engine_migrate(struct sluice_engine *engine, const char *uri, struct 
 	for (size_t i = 0; i < sizeof(id); i++)
 		snprintf(engine->session + 2 * i, 3, "%02x", id[i]);
 	r = begin(engine, (uint32_t)engine->config.lanes, &conf, err);
+	if (r == 0)
+		r = watch_rails(engine, err);
 	if (r == 0) {
 		env.ctx = engine;
 		memcpy(conf.session, engine->session, sizeof(conf.session));
@@ -393,6 +411,8 @@ int sluice_engine_migrate(struct sluice_engine *engine, const char *uri, struct 
 	}
 	if (r == 0)
 		r = make_source(engine, &conf, &env, err);
+	if (r == 0)
+		sluice_timer_set(engine->rail_timer, sluice_now_ns());
 	if (r < 0) {
 		sluice_fail(err, r, "migrate", "%s", strerror(-r));
 		sluice_engine_session_clear(engine);
@@ -404,27 +424,12 @@ int sluice_engine_migrate(struct sluice_engine *engine, const char *uri, struct 
 
 /* ---- waiting for a source ---- */
 
-static void on_rail_timer(void *ctx, uint64_t now_ns)
-{
-	struct sluice_engine *engine = ctx;
-
-	sluice_rails_step(engine, now_ns);
-	/* Only while lanes may still be coming: an idle engine has no timer. */
-	sluice_timer_set(
-		engine->rail_timer, engine->target != NULL && !sluice_target_is_over(engine->target)
-					    ? now_ns + RAIL_STEP_NS
-					    : SLUICE_NEVER);
-}
-
 static int listen_rails(struct sluice_engine *engine, const struct sluice_peer_address *address,
 	struct sluice_error *err)
 {
-	int r = 0;
+	int r = watch_rails(engine, err);
 
-	if (engine->rail_timer == NULL)
-		r = sluice_timer_add(engine->loop, on_rail_timer, engine, &engine->rail_timer);
-	return r < 0 ? sluice_fail(err, r, "rail", "%s", strerror(-r))
-		     : sluice_rails_listen(engine, address, err);
+	return r < 0 ? r : sluice_rails_listen(engine, address, err);
 }
 
 static void stranger_gone(struct sluice_stranger *stranger)

@@ -418,29 +418,37 @@ static void on_rail(void *ctx, uint32_t events)
 void sluice_rails_step(struct sluice_engine *engine, uint64_t now_ns)
 {
 	for (uint32_t i = 0; i < engine->rails.count; i++)
-		if (engine->rails.list[i].address[0] != '\0')
+		if (engine->rails.list[i].rail != NULL)
 			engine->rails.list[i].transport->rail_step(
 				engine->rails.list[i].rail, now_ns);
 }
 
-static int listen_one(
-	struct sluice_engine *engine, struct sluice_engine_rail *rail, struct sluice_error *err)
+/* At either end: connections are made and taken down by rail_step. */
+int sluice_rails_watch(struct sluice_engine *engine)
 {
-	int fd, r;
+	int r = 0;
+
+	for (uint32_t i = 0; i < engine->rails.count && r == 0; i++) {
+		struct sluice_engine_rail *rail = &engine->rails.list[i];
+		int fd = rail->rail != NULL ? rail->transport->rail_fd(rail->rail) : -1;
+
+		if (fd >= 0 && rail->watch == NULL)
+			r = sluice_watch_add(
+				engine->loop, fd, EPOLLIN, on_rail, rail, &rail->watch);
+	}
+	return r;
+}
+
+static int listen_one(struct sluice_engine_rail *rail, struct sluice_error *err)
+{
+	int r;
 
 	if (rail->address[0] != '\0')
 		return 0;
 	r = rail->transport->rail_listen(rail->rail, rail->address, err);
-	if (r < 0) {
-		rail->address[0] = '\0';
-		return r;
-	}
-	fd = rail->transport->rail_fd(rail->rail);
-	if (fd >= 0)
-		r = sluice_watch_add(engine->loop, fd, EPOLLIN, on_rail, rail, &rail->watch);
 	if (r < 0)
 		rail->address[0] = '\0';
-	return r < 0 ? sluice_fail(err, r, "rail", "%s", strerror(-r)) : 0;
+	return r;
 }
 
 /* One that cannot listen does not keep the others from it; it is told, and tried again next time. */
@@ -457,7 +465,7 @@ int sluice_rails_listen(struct sluice_engine *engine, const struct sluice_peer_a
 		rail->listen_error[0] = '\0';
 		if (rail->rail == NULL || !sluice_security_rail_fits(engine, i, peer))
 			continue;
-		if (listen_one(engine, rail, &why) == 0) {
+		if (listen_one(rail, &why) == 0) {
 			listening++;
 			continue;
 		}

@@ -75,6 +75,8 @@ int sluice_rails_add_staging(
 	struct sluice_engine *engine, void *addr, uint64_t len_bytes, struct sluice_error *err);
 void sluice_rails_remove_staging(struct sluice_engine *engine);
 
+/* Call rail_step when there is something to do. 0 or -errno. */
+int sluice_rails_watch(struct sluice_engine *engine);
 /* Every rail that may carry lanes from a peer at @peer listens; an error when none does. */
 int sluice_rails_listen(struct sluice_engine *engine, const struct sluice_peer_address *peer,
 	struct sluice_error *err);

@@ -6,7 +6,8 @@
 
 #define S 1000000000ull
 
-static const char *const program_names[] = {"migration", "plain", "iperf3", "harvest", NULL};
+static const char *const program_names[] = {
+	"migration", "plain", "iperf3", "harvest", "ib_write_bw", NULL};
 
 #define ROW(type_, name_, field_, default_, min_, max_, help_)                        \
 	{                                                                             \
@@ -27,7 +28,10 @@ const struct sluice_param perf_config_params[] = {
 		.choices = program_names,
 		.help = "what is measured; plain: send() and recv() between memory like the "
 			"guest's, iperf3: that program, both with `ram` bytes over `lanes` "
-			"connections; harvest: finding dirty pages in the bitmap of `ram`"},
+			"connections; harvest: finding dirty pages in the bitmap of `ram`; "
+			"ib_write_bw: "
+			"that program, with `ram` bytes in messages of `extent` over `lanes` queue "
+			"pairs between two `rails`"},
 
 	ROW(SIZE, "ram", ram_bytes, "1G", 4ull << 20, 1ull << 44, "guest memory"),
 	ROW(UINT, "vcpus", vcpus, "2", 1, 64, "virtual processors of the guest"),
@@ -44,6 +48,11 @@ const struct sluice_param perf_config_params[] = {
 	TEXT("refvm-args", refvm_args, "", "more options for both VMMs, separated by spaces"),
 
 	TEXT("transport", transport, "", "what the lanes run over, empty: the engine's default"),
+	TEXT("rails", rails, "",
+		"the engines' rails; of several, separated by spaces, each VMM's engine takes the "
+		"next, so that source and target have their own; empty: the engine's default"),
+	ROW(SIZE, "extent", extent_bytes, "0", 0, 2u << 20,
+		"longest single write of guest memory, 0: the engine's default"),
 	ROW(UINT, "lanes", lanes, "4", 0, 1024, "lanes of a migration, 0: the engine's default"),
 	ROW(UINT, "workers", workers, "0", 0, 1024, "worker threads per engine, 0: its default"),
 	TEXT("pin", pin, "", "how the engines pin guest memory, empty: their default"),

@@ -21,6 +21,7 @@ enum perf_program {
 	PERF_PROGRAM_PLAIN, /* plain.h */
 	PERF_PROGRAM_IPERF3, /* iperf.h */
 	PERF_PROGRAM_HARVEST, /* part.h */
+	PERF_PROGRAM_IB_WRITE_BW, /* ib_write_bw.h */
 };
 
 struct perf_config {
@@ -41,6 +42,8 @@ struct perf_config {
 
 	/* The engines; passed on to sluiced, which checks them. */
 	char transport[PERF_WORD_MAX];
+	char rails[PERF_TEXT_MAX];
+	uint64_t extent_bytes;
 	uint64_t lanes;
 	uint64_t workers;
 	char pin[PERF_WORD_MAX];

@@ -10,6 +10,7 @@
 #include "base/params.h"
 #include "perf/experiment.h"
 #include "perf/figures.h"
+#include "perf/ib_write_bw.h"
 #include "perf/iperf.h"
 #include "perf/metrics.h"
 #include "perf/migration.h"
@@ -91,16 +92,17 @@ static void name_run(struct experiment *x, uint64_t hop)
 		hops);
 }
 
-/* The two sides' CPU time for what they moved, whatever program did it. */
+/* CPU time for what was moved, whatever program did it: of both sides, and of the target. */
 static void put_cpu_per_gib(json_t *run)
 {
-	double cpu_s = json_number_value(json_object_get(run, "cpu_s_source")) +
-		       json_number_value(json_object_get(run, "cpu_s_target"));
-	double bytes = json_number_value(json_object_get(run, "bytes_placed"));
+	double source_s = json_number_value(json_object_get(run, "cpu_s_source"));
+	double target_s = json_number_value(json_object_get(run, "cpu_s_target"));
+	double gib = json_number_value(json_object_get(run, "bytes_placed")) / (double)(1ull << 30);
 
-	if (cpu_s > 0 && bytes > 0)
-		json_object_set_new(
-			run, "cpu_s_per_gib", json_real(cpu_s / (bytes / (double)(1ull << 30))));
+	if (source_s + target_s <= 0 || gib <= 0)
+		return;
+	json_object_set_new(run, "cpu_s_per_gib", json_real((source_s + target_s) / gib));
+	json_object_set_new(run, "cpu_s_target_per_gib", json_real(target_s / gib));
 }
 
 static void keep_run(struct experiment *x, json_t *run, uint64_t hop)
@@ -192,6 +194,9 @@ static int run_program(struct experiment *x, struct sluice_error *err)
 		break;
 	case PERF_PROGRAM_IPERF3:
 		r = perf_iperf_run(x->config, x->dir, &run, err);
+		break;
+	case PERF_PROGRAM_IB_WRITE_BW:
+		r = perf_ib_write_bw_run(x->config, x->dir, &run, err);
 		break;
 	default:
 		r = perf_part_harvest(x->config, x->dir, &run, err);

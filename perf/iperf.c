@@ -1,26 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* iperf.c: see iperf.h. */
 #include <errno.h>
-#include <netinet/in.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
+#include <stdio.h>
 
-#include "base/bits.h"
 #include "base/clock.h"
-#include "perf/experiment.h"
 #include "perf/iperf.h"
-#include "perf/process.h"
+#include "perf/tool.h"
 
-#define PROGRAM          "iperf3"
-#define STREAMS_MAX      64
-#define WORDS_MAX        15
-#define OPTIONS_MAX      128
-#define START_TIMEOUT_NS (10 * SLUICE_NS_PER_S)
-#define POLL_US          2000
-#define POLL_MS          50
-#define TAIL_LINES       20
+#define PROGRAM     "iperf3"
+#define STREAMS_MAX 64
+#define TAIL_LINES  20
 
 struct stream {
 	struct perf_process server, client;
@@ -34,103 +23,26 @@ struct iperf {
 	struct stream stream[STREAMS_MAX];
 };
 
-static bool is_installed(void)
-{
-	char copy[4096], path[4200], *rest = copy, *folder;
-
-	snprintf(copy, sizeof(copy), "%s", getenv("PATH") != NULL ? getenv("PATH") : "");
-	while ((folder = strsep(&rest, ":")) != NULL) {
-		snprintf(path, sizeof(path), "%s/" PROGRAM, folder);
-		if (access(path, X_OK) == 0)
-			return true;
-	}
-	return false;
-}
-
-/* A port that nobody listens on now. Somebody else may take it first: iperf3 then says so. */
-static uint16_t free_port(void)
-{
-	struct sockaddr_in address = {
-		.sin_family = AF_INET, .sin_addr = {.s_addr = htonl(INADDR_LOOPBACK)}};
-	socklen_t bytes = sizeof(address);
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-	if (fd < 0)
-		return 0;
-	if (bind(fd, (const struct sockaddr *)&address, sizeof(address)) < 0 ||
-		getsockname(fd, (struct sockaddr *)&address, &bytes) < 0)
-		address.sin_port = 0;
-	close(fd);
-	return ntohs(address.sin_port);
-}
-
-/* Connecting to find out would use up a server that serves once: its output says it. */
-static bool log_says(const struct perf_process *process, const char *word)
-{
-	FILE *file = fopen(process->log_path, "re");
-	char line[256];
-	bool found = false;
-
-	while (file != NULL && !found && fgets(line, sizeof(line), file) != NULL)
-		found = strstr(line, word) != NULL;
-	if (file != NULL)
-		fclose(file);
-	return found;
-}
-
-/* Start it with the words of @options; its output goes into a fresh file. */
-static int start(const struct iperf *x, struct perf_process *process, const char *log_name,
-	uint32_t index, char *options, struct sluice_error *err)
-{
-	char program[] = PROGRAM, log_path[PERF_LOG_PATH_MAX];
-	char *argv[WORDS_MAX + 2] = {program};
-	int words = 0;
-
-	while (words < WORDS_MAX && (argv[1 + words] = strsep(&options, " ")) != NULL)
-		words++;
-	snprintf(log_path, sizeof(log_path), "%s/iperf3-%s-%u.log", x->dir, log_name, index);
-	unlink(log_path);
-	return perf_process_start(process, log_name, log_path, argv, err);
-}
-
 static int start_server(
 	const struct iperf *x, struct stream *s, uint32_t index, struct sluice_error *err)
 {
-	uint64_t end_ns = sluice_now_ns() + START_TIMEOUT_NS;
-	char options[OPTIONS_MAX];
+	char options[PERF_TOOL_OPTIONS_MAX];
 	int r;
 
-	s->port = free_port();
-	snprintf(options, sizeof(options), "-s -1 -B 127.0.0.1 -p %u --forceflush", s->port);
-	r = start(x, &s->server, "server", index, options, err);
-	while (r == 0 && !log_says(&s->server, "listening")) {
-		if (!perf_process_alive(&s->server) || sluice_now_ns() > end_ns)
-			return sluice_fail(err, -EPIPE, PROGRAM,
-				"the server on port %u does not start", s->port);
-		usleep(POLL_US);
-	}
-	return r;
+	s->port = perf_tool_free_port();
+	snprintf(options, sizeof(options), "-s -1 -B 127.0.0.1 -p %u", s->port);
+	r = perf_tool_start(&s->server, PROGRAM, "server", index, x->dir, options, err);
+	return r < 0 ? r : perf_tool_wait_served(&s->server, s->port, err);
 }
 
 static int start_client(
 	const struct iperf *x, struct stream *s, uint32_t index, struct sluice_error *err)
 {
-	char options[OPTIONS_MAX];
+	char options[PERF_TOOL_OPTIONS_MAX];
 
 	snprintf(options, sizeof(options), "-c 127.0.0.1 -p %u -n %llu -J", s->port,
 		(unsigned long long)(x->bytes / x->count));
-	return start(x, &s->client, "client", index, options, err);
-}
-
-static int wait_client(const struct iperf *x, struct stream *s, struct sluice_error *err)
-{
-	while (!perf_process_wait(&s->client, POLL_MS)) {
-		if (perf_experiment_interrupted())
-			return sluice_fail(err, -EINTR, "run", "interrupted");
-		if (sluice_now_ns() > x->end_ns)
-			return sluice_fail(err, -ETIMEDOUT, PROGRAM, "not done in time");
-	}
-	return 0;
+	return perf_tool_start(&s->client, PROGRAM, "client", index, x->dir, options, err);
 }
 
 /* All streams together: from the first one's begin to the longest one's end. */
@@ -172,7 +84,7 @@ static int run_streams(struct iperf *x, struct total *total, struct sluice_error
 	for (uint32_t i = 0; r == 0 && i < x->count; i++)
 		r = start_client(x, &x->stream[i], i, err);
 	for (uint32_t i = 0; r == 0 && i < x->count; i++)
-		r = wait_client(x, &x->stream[i], err);
+		r = perf_tool_wait_end(&x->stream[i].client, x->end_ns, err);
 	for (uint32_t i = 0; r == 0 && i < x->count; i++)
 		r = add_client(&x->stream[i], total, err);
 	for (uint32_t i = 0; i < x->count; i++) {
@@ -194,7 +106,7 @@ int perf_iperf_run(const struct perf_config *config, const char *dir, json_t **r
 	struct total total = {0};
 	int r;
 
-	if (!is_installed()) {
+	if (!perf_tool_installed(PROGRAM)) {
 		*ret_run = json_pack("{s:s, s:s}", "status", "skipped", "reason",
 			"iperf3 is not installed (scripts/deps)");
 		return 0;

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "perf/bulk.h"
 #include "perf/disturb.h"
 #include "perf/experiment.h"
 #include "perf/footprint.h"
@@ -22,6 +23,7 @@ struct migration {
 	json_t *run; /* what is known so far */
 	json_t *migrate; /* the source's last query-migrate */
 	struct perf_guest_span span;
+	struct perf_bulk bulk;
 	struct perf_disturb disturb;
 	bool skipped; /* this machine cannot do what is asked for */
 	double cpu_s[2]; /* of both engines at the start */
@@ -137,6 +139,7 @@ static int wait_completed(struct migration *m, struct sluice_error *err)
 			r = perf_disturb_step(&m->disturb, migrate_status(m), sluice_now_ns(), err);
 		if (r < 0)
 			return r;
+		perf_bulk_add(&m->bulk, m->migrate, sluice_now_ns());
 		perf_progress_migration(m->progress, m->migrate);
 		status = migrate_status(m);
 		if (strcmp(status, "completed") == 0)
@@ -242,6 +245,9 @@ static int put_times(struct migration *m, struct sluice_error *err)
 	put_real(m, "downtime_over_40ms",
 		json_number_value(json_object_get(m->run, "downtime_ms")) > 40 ? 1 : 0);
 	put_predict_error(m);
+	json_object_set(m->run, "predicted_phases",
+		json_object_get(m->migrate, "expected-downtime-phases"));
+	json_object_set(m->run, "downtime_phases", json_object_get(m->migrate, "downtime-phases"));
 	put_from(m, "engine_total_ms", m->migrate, "total-time", 1);
 	put_from(m, "engine_downtime_ms", m->migrate, "downtime-us", 1e-3);
 	return 0;
@@ -264,10 +270,42 @@ static int put_budget(struct migration *m, const json_t *stats, struct sluice_er
 	return 0;
 }
 
+static void put_rates(struct migration *m, const json_t *stats)
+{
+	double total_ms = json_number_value(json_object_get(m->run, "total_ms"));
+	double placed = json_number_value(json_object_get(stats, "bytes-placed")), bulk;
+
+	if (total_ms > 0)
+		put_real(m, "placed_bytes_per_s", placed * 1e3 / total_ms);
+	if (perf_bulk_rate(&m->bulk, placed, &bulk))
+		put_real(m, "bulk_bytes_per_s", bulk);
+}
+
+/* What the rails of both sides registered; nothing where no rail registers memory. The clock is the
+   same for all processes of a host. */
+static void put_registered(struct migration *m, const json_t *source, const json_t *target)
+{
+	double gib = (json_number_value(json_object_get(source, "registered-bytes")) +
+			     json_number_value(json_object_get(target, "registered-bytes"))) /
+		     (double)(1ull << 30);
+	double ns = json_number_value(json_object_get(source, "register-ns")) +
+		    json_number_value(json_object_get(target, "register-ns"));
+	double stopped_ns = (double)m->span.stopped_ns;
+
+	if (gib <= 0)
+		return;
+	put_real(m, "register_ms_per_gib", ns / SLUICE_NS_PER_MS / gib);
+	put_real(m, "registered_in_downtime",
+		json_number_value(json_object_get(source, "registered-last-ns")) > stopped_ns ||
+				json_number_value(json_object_get(target, "registered-last-ns")) >
+					stopped_ns
+			? 1
+			: 0);
+}
+
 static int put_stats(struct migration *m, struct sluice_error *err)
 {
 	json_t *stats = NULL, *target_stats = NULL, *lanes = NULL;
-	double total_ms = json_number_value(json_object_get(m->run, "total_ms"));
 	int r;
 
 	r = perf_command(m->source->engine_link, "query-stats", NULL, &stats, err);
@@ -285,9 +323,8 @@ static int put_stats(struct migration *m, struct sluice_error *err)
 	perf_disturb_describe(&m->disturb, stats, lanes, m->run);
 	put_from(m, "pin_ms", stats, "pin-ms", 1);
 	put_from(m, "pages_pinned_during_migration", stats, "pages-pinned-during-migration", 1);
-	if (total_ms > 0)
-		put_real(m, "placed_bytes_per_s",
-			json_number_value(json_object_get(stats, "bytes-placed")) * 1e3 / total_ms);
+	put_registered(m, stats, target_stats);
+	put_rates(m, stats);
 	json_object_set(m->run, "lanes", lanes);
 	json_object_set(m->run, "workers", json_object_get(stats, "workers"));
 	json_object_set(m->run, "workers_target", json_object_get(target_stats, "workers"));

@@ -62,18 +62,20 @@ static void add_words(struct argument_list *list, const char *prefix, const char
 			add(list, "%s%s", prefix, word);
 }
 
-/* Word number @index of a list such as "log,ring", over and over. */
-static void pick_word(const char *words, unsigned int index, char *word, size_t word_bytes)
+/* Word number @index of a list such as "log,ring", over and over; @separator: what is between. */
+static void pick_word(
+	const char *words, char separator, unsigned int index, char word[PERF_TEXT_MAX])
 {
-	char copy[PERF_WORD_MAX], *rest = copy, *item;
+	const char separators[] = {separator, '\0'};
+	char copy[PERF_TEXT_MAX], *rest = copy, *item;
 	unsigned int count = 1;
 
 	snprintf(copy, sizeof(copy), "%s", words);
 	for (const char *c = copy; *c != '\0'; c++)
-		count += *c == ',';
-	for (index %= count; (item = strsep(&rest, ",")) != NULL && index > 0; index--)
+		count += *c == separator;
+	for (index %= count; (item = strsep(&rest, separators)) != NULL && index > 0; index--)
 		continue;
-	snprintf(word, word_bytes, "%s", item != NULL ? item : "");
+	snprintf(word, PERF_TEXT_MAX, "%s", item != NULL ? item : "");
 }
 
 static void argument_list_free(struct argument_list *list)
@@ -111,12 +113,17 @@ static void add_engine_arguments(
 	struct argument_list *list, const struct perf_node *node, const struct perf_config *config)
 {
 	static const char set[] = "--engine-arg=--set=";
-	char sluiced[PERF_PATH_MAX];
+	char sluiced[PERF_PATH_MAX], rail[PERF_TEXT_MAX];
 
 	perf_find_program(config->sluiced, "sluiced", "engine", sluiced);
 	add(list, "--engine=%s", sluiced);
 	if (config->transport[0] != '\0')
 		add(list, "%stransport=%s", set, config->transport);
+	pick_word(config->rails, ' ', node->index, rail);
+	if (rail[0] != '\0')
+		add(list, "%srail=%s", set, rail);
+	if (config->extent_bytes != 0)
+		add(list, "%sextent-size=%llu", set, (unsigned long long)config->extent_bytes);
 	if (config->lanes != 0)
 		add(list, "%slanes=%llu", set, (unsigned long long)config->lanes);
 	if (config->workers != 0)
@@ -131,9 +138,9 @@ static void add_engine_arguments(
 static void add_guest_arguments(
 	struct argument_list *list, const struct perf_node *node, const struct perf_config *config)
 {
-	char tracking[PERF_WORD_MAX];
+	char tracking[PERF_TEXT_MAX];
 
-	pick_word(config->tracking, node->index, tracking, sizeof(tracking));
+	pick_word(config->tracking, ',', node->index, tracking);
 	add(list, "--ram=%llu", (unsigned long long)config->ram_bytes);
 	add(list, "--vcpus=%llu", (unsigned long long)config->vcpus);
 	add_text(list, "--pattern", config->pattern);

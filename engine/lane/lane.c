@@ -13,6 +13,20 @@
 #include "engine/lane/lane_internal.h"
 #include "engine/placement/node_memory.h"
 
+/* Whole pages, and at least one. */
+static uint32_t extent_bytes_max(const struct sluice_lane_conf *conf)
+{
+	uint64_t wanted = conf->extent_bytes != 0 ? conf->extent_bytes : SLUICE_LANE_EXTENT_BYTES;
+	uint64_t most =
+		conf->pair->limits.op_bytes_max < wanted ? conf->pair->limits.op_bytes_max : wanted;
+
+	most = sluice_align_down(most, SLUICE_PAGE_BYTES);
+	/* At least four extents to a window: one that holds one or two runs dry between them. */
+	while (most > SLUICE_PAGE_BYTES && most > conf->window_bytes / 4)
+		most = sluice_align_up(most / 2, SLUICE_PAGE_BYTES);
+	return (uint32_t)(most > SLUICE_PAGE_BYTES ? most : SLUICE_PAGE_BYTES);
+}
+
 int sluice_lane_create(const struct sluice_lane_conf *conf, struct sluice_lane **ret_lane)
 {
 	struct sluice_lane *lane = sluice_node_alloc(sizeof(*lane)); /* zeros */
@@ -25,15 +39,7 @@ int sluice_lane_create(const struct sluice_lane_conf *conf, struct sluice_lane *
 	lane->depth = SLUICE_LANE_DEPTH_MAX;
 	while (lane->depth > conf->pair->limits.depth_max)
 		lane->depth /= 2;
-	lane->extent_bytes_max =
-		(uint32_t)sluice_align_down(conf->pair->limits.op_bytes_max, SLUICE_PAGE_BYTES);
-	if (lane->extent_bytes_max > SLUICE_LANE_EXTENT_BYTES)
-		lane->extent_bytes_max = SLUICE_LANE_EXTENT_BYTES;
-	/* At least four extents to a window: one that holds one or two runs dry between them. */
-	while (lane->extent_bytes_max > SLUICE_PAGE_BYTES &&
-		lane->extent_bytes_max > conf->window_bytes / 4)
-		lane->extent_bytes_max =
-			(uint32_t)sluice_align_up(lane->extent_bytes_max / 2, SLUICE_PAGE_BYTES);
+	lane->extent_bytes_max = extent_bytes_max(conf);
 	lane->current = SLUICE_NO_CHUNK;
 	lane->state = LANE_CONNECTING;
 	*ret_lane = lane;

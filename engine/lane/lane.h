@@ -42,7 +42,7 @@ struct sluice_outbox;
 #define SLUICE_LANE_BATCH_EVENTS 32
 #define SLUICE_LANE_FLUSH_CHUNKS 16 /* a FLUSH is posted behind so many finished chunks */
 #define SLUICE_LANE_STEP_PAGES   2048 /* looked at in one step, so that steps stay short */
-#define SLUICE_LANE_EXTENT_BYTES (256u << 10) /* longest WRITE; more is cut, so windows move */
+#define SLUICE_LANE_EXTENT_BYTES (256u << 10) /* longest WRITE unless the conf says another */
 
 /* Shared by the lanes of a session, constant while they run. NULL fields at a target. */
 struct sluice_lane_work {
@@ -63,6 +63,7 @@ struct sluice_lane_conf {
 	uint32_t epoch;
 	enum sluice_role role;
 	uint64_t window_bytes; /* most payload bytes in flight; at least one extent */
+	uint64_t extent_bytes; /* longest WRITE, more is cut; 0: SLUICE_LANE_EXTENT_BYTES */
 	struct sluice_lane_work *work;
 };
 

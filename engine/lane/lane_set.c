@@ -70,6 +70,7 @@ int sluice_lane_set_open(struct sluice_lane_set *set, uint32_t lane, uint32_t pa
 		.epoch = opts.epoch,
 		.role = set->role,
 		.window_bytes = set->window_bytes,
+		.extent_bytes = set->extent_bytes,
 		.work = set->work,
 	};
 	struct sluice_node_policy policy;
@@ -135,6 +136,33 @@ void sluice_lane_set_close_all(struct sluice_lane_set *set)
 		sluice_crew_remove_all(set->crew);
 	for (uint32_t lane = 0; lane < set->count; lane++)
 		sluice_lane_set_close(set, lane);
+}
+
+/* A lane that was lost is not the crew's any more. */
+static bool is_stepped(const struct sluice_lane_slot *slot)
+{
+	return slot->standing == SLUICE_LANE_CONNECTING || slot->standing == SLUICE_LANE_ACTIVE;
+}
+
+void sluice_lane_set_hold(struct sluice_lane_set *set)
+{
+	SLUICE_ASSERT(set->role == SLUICE_ROLE_SOURCE);
+	for (uint32_t lane = 0; lane < set->count; lane++)
+		if (is_stepped(&set->slots[lane]))
+			set->slots[lane].worker =
+				sluice_crew_worker_of(set->crew, set->slots[lane].lane);
+	if (set->crew != NULL)
+		sluice_crew_remove_all(set->crew);
+}
+
+void sluice_lane_set_go_on(struct sluice_lane_set *set)
+{
+	for (uint32_t lane = 0; lane < set->count; lane++) {
+		struct sluice_lane_slot *slot = &set->slots[lane];
+
+		if (is_stepped(slot)) /* there is room: it was there before */
+			SLUICE_ASSERT(sluice_crew_add(set->crew, slot->lane, slot->worker) == 0);
+	}
 }
 
 uint32_t sluice_lane_set_standing(

@@ -38,6 +38,7 @@ struct sluice_lane_slot {
 	uint32_t pair; /* that it goes over, or went */
 	uint32_t losses, reopened, moved; /* moved: source: to another pair of rails */
 	char why_lost[256]; /* its last connection that was; "": the transport has no more to say */
+	uint32_t worker; /* while held: who stepped it */
 	/* Source: when to open it again, and how long the last wait was; see source_lanes.c. */
 	uint64_t retry_ns, pause_ns, stood_since_ns;
 	uint32_t tries; /* since it last stood for a while */
@@ -53,6 +54,7 @@ struct sluice_lane_set {
 	struct sluice_lane_work *work;
 	enum sluice_role role;
 	uint64_t window_bytes; /* per lane */
+	uint64_t extent_bytes; /* as in sluice_lane_conf */
 	uint32_t count;
 	struct sluice_lane_slot slots[SLUICE_LANES_MAX];
 };
@@ -67,6 +69,13 @@ void sluice_lane_set_lost(struct sluice_lane_set *set, uint32_t lane);
 /* Fence (at a target) and free the connection; its counters are kept. */
 void sluice_lane_set_close(struct sluice_lane_set *set, uint32_t lane);
 void sluice_lane_set_close_all(struct sluice_lane_set *set);
+
+/*
+ * Source: no lane is stepped from hold until go_on, nothing is lost. For what lanes read without a
+ * lock and control must change. Waits for the steps that run: a fraction of a millisecond.
+ */
+void sluice_lane_set_hold(struct sluice_lane_set *set);
+void sluice_lane_set_go_on(struct sluice_lane_set *set);
 
 uint32_t sluice_lane_set_standing(
 	const struct sluice_lane_set *set, enum sluice_lane_standing standing);

@@ -39,18 +39,66 @@ static int region_init(struct sluice_ledger_region *region, const struct sluice_
 	return 0;
 }
 
-static int chunks_init(struct sluice_ledger *ledger)
+static void region_fini(struct sluice_ledger_region *region)
 {
-	ledger->chunks = calloc(ledger->chunk_count + 1, sizeof(*ledger->chunks));
-	if (ledger->chunks == NULL)
-		return -ENOMEM;
-	for (uint32_t r = 0; r < ledger->region_count; r++) {
-		const struct sluice_ledger_region *region = &ledger->regions[r];
+	free(region->dirty);
+	free(region->maybe_nonzero);
+	*region = (struct sluice_ledger_region){.chunks = 0};
+}
 
-		for (uint32_t c = 0; c < region->chunks; c++)
-			ledger->chunks[region->first_chunk + c].region = r;
+/* Entries for the chunks of a region behind all others. */
+static int grow_chunks(struct sluice_ledger *ledger, uint32_t index, uint32_t count)
+{
+	struct sluice_ledger_chunk *chunks = realloc(
+		ledger->chunks, ((size_t)ledger->chunk_count + count) * sizeof(*ledger->chunks));
+
+	if (chunks == NULL)
+		return -ENOMEM;
+	ledger->chunks = chunks;
+	for (uint32_t c = 0; c < count; c++)
+		chunks[ledger->chunk_count + c] = (struct sluice_ledger_chunk){.region = index};
+	return 0;
+}
+
+/* Every queue can hold every chunk. */
+static int grow_queues(struct sluice_ledger *ledger, uint32_t count)
+{
+	for (uint32_t home = 0; home < ledger->home_count; home++) {
+		for (int heat = 0; heat < SLUICE_LEDGER_HEATS; heat++) {
+			int r = sluice_queue_grow(
+				&ledger->homes[home].queues[heat], ledger->chunk_count + count);
+
+			if (r < 0)
+				return r;
+		}
 	}
-	return sluice_ledger_set_homes(ledger, 1, NULL);
+	return 0;
+}
+
+int sluice_ledger_add_region(
+	struct sluice_ledger *ledger, uint32_t index, const struct sluice_ledger_span *span)
+{
+	struct sluice_ledger_region region = {.chunks = 0};
+	uint64_t chunks = sluice_div_up(span->len_bytes, SLUICE_CHUNK_BYTES);
+	int r;
+
+	SLUICE_ASSERT(index < SLUICE_LEDGER_REGIONS_MAX && ledger->regions[index].chunks == 0);
+	if (chunks > SLUICE_LEDGER_CHUNKS_MAX - ledger->chunk_count)
+		return -ENOSPC;
+	r = region_init(&region, span, ledger->chunk_count);
+	if (r == 0)
+		r = grow_queues(ledger, region.chunks);
+	if (r == 0)
+		r = grow_chunks(ledger, index, region.chunks);
+	if (r < 0) {
+		region_fini(&region);
+		return r;
+	}
+	ledger->regions[index] = region;
+	ledger->chunk_count += region.chunks;
+	if (ledger->region_count <= index)
+		ledger->region_count = index + 1;
+	return 0;
 }
 
 static void homes_free(struct sluice_ledger *ledger)
@@ -119,30 +167,21 @@ int sluice_ledger_create(
 {
 	struct sluice_ledger *ledger = aligned_alloc(
 		SLUICE_CACHE_LINE, sluice_align_up(sizeof(*ledger), SLUICE_CACHE_LINE));
-	int r = -ENOMEM;
+	int r;
 
 	if (ledger == NULL)
-		return r;
+		return -ENOMEM;
 	memset(ledger, 0, sizeof(*ledger));
-	ledger->regions = calloc(count + 1, sizeof(*ledger->regions));
-	if (ledger->regions == NULL)
-		goto out_destroy;
-	ledger->region_count = count;
-	for (uint32_t i = 0; i < count; i++) {
-		r = region_init(&ledger->regions[i], &spans[i], ledger->chunk_count);
-		if (r < 0)
-			goto out_destroy;
-		ledger->chunk_count += ledger->regions[i].chunks;
+	ledger->regions = calloc(SLUICE_LEDGER_REGIONS_MAX, sizeof(*ledger->regions));
+	r = ledger->regions != NULL ? sluice_ledger_set_homes(ledger, 1, NULL) : -ENOMEM;
+	for (uint32_t i = 0; r == 0 && i < count; i++)
+		r = sluice_ledger_add_region(ledger, i, &spans[i]);
+	if (r < 0) {
+		sluice_ledger_destroy(ledger);
+		return r;
 	}
-	r = chunks_init(ledger);
-	if (r < 0)
-		goto out_destroy;
 	*ret_ledger = ledger;
 	return 0;
-
-out_destroy:
-	sluice_ledger_destroy(ledger);
-	return r;
 }
 
 void sluice_ledger_destroy(struct sluice_ledger *ledger)
@@ -150,12 +189,10 @@ void sluice_ledger_destroy(struct sluice_ledger *ledger)
 	if (ledger == NULL)
 		return;
 	homes_free(ledger);
-	for (uint32_t i = 0; i < ledger->region_count; i++) {
-		free(ledger->regions[i].dirty);
-		free(ledger->regions[i].maybe_nonzero);
-	}
-	free(ledger->chunks);
+	for (uint32_t i = 0; i < ledger->region_count; i++)
+		region_fini(&ledger->regions[i]);
 	free(ledger->regions);
+	free(ledger->chunks);
 	free(ledger);
 }
 
@@ -199,7 +236,7 @@ uint32_t sluice_ledger_mark(
 	uint32_t fresh;
 
 	SLUICE_ASSERT(word < r->chunks * SLUICE_CHUNK_WORDS);
-	if (bits == 0)
+	if (bits == 0 || r->closed)
 		return 0;
 	fresh = set_dirty(ledger, &r->dirty[word], bits);
 	offer(ledger, r->first_chunk + (uint32_t)(word / SLUICE_CHUNK_WORDS));
@@ -295,6 +332,8 @@ void sluice_ledger_put_back(
 	uint64_t *words = sluice_ledger_words(ledger, chunk, region->dirty);
 
 	SLUICE_ASSERT(first_page + pages <= SLUICE_CHUNK_PAGES);
+	if (region->closed)
+		return;
 	for (uint32_t page = first_page; page < first_page + pages; page++)
 		set_dirty(ledger, &words[page / SLUICE_WORD_PAGES],
 			1ull << (page % SLUICE_WORD_PAGES));
@@ -357,4 +396,56 @@ uint32_t sluice_ledger_reclaim(struct sluice_ledger *ledger, uint32_t lane)
 		count++;
 	}
 	return count;
+}
+
+/* ---- a region that goes ---- */
+
+static void forget_queued(struct sluice_ledger *ledger, struct sluice_queue *queue, uint32_t region)
+{
+	for (uint32_t left = sluice_queue_count(queue); left > 0; left--) {
+		uint32_t chunk;
+
+		SLUICE_ASSERT(sluice_queue_pop(queue, &chunk));
+		if (ledger->chunks[chunk].region != region) {
+			sluice_queue_push(queue, chunk);
+			continue;
+		}
+		__atomic_store_n(&ledger->chunks[chunk].state, CHUNK_IDLE, __ATOMIC_SEQ_CST);
+		__atomic_fetch_sub(&ledger->outstanding, 1, __ATOMIC_SEQ_CST);
+	}
+}
+
+void sluice_ledger_close_region(struct sluice_ledger *ledger, uint32_t index)
+{
+	struct sluice_ledger_region *region = &ledger->regions[index];
+
+	SLUICE_ASSERT(!region->closed && region->chunks > 0);
+	region->closed = true;
+	for (uint32_t home = 0; home < ledger->home_count; home++)
+		for (int heat = 0; heat < SLUICE_LEDGER_HEATS; heat++)
+			forget_queued(ledger, &ledger->homes[home].queues[heat], index);
+	for (uint32_t word = 0; word < region->chunks * SLUICE_CHUNK_WORDS; word++) {
+		uint64_t bits = __atomic_exchange_n(&region->dirty[word], 0, __ATOMIC_ACQ_REL);
+
+		__atomic_fetch_sub(&ledger->pages_dirty, (uint64_t)__builtin_popcountll(bits),
+			__ATOMIC_RELAXED);
+	}
+}
+
+bool sluice_ledger_region_is_free(const struct sluice_ledger *ledger, uint32_t index)
+{
+	const struct sluice_ledger_region *region = &ledger->regions[index];
+
+	SLUICE_ASSERT(region->closed);
+	for (uint32_t c = 0; c < region->chunks; c++)
+		if (__atomic_load_n(&ledger->chunks[region->first_chunk + c].state,
+			    __ATOMIC_SEQ_CST) != CHUNK_IDLE)
+			return false;
+	return true;
+}
+
+void sluice_ledger_drop_region(struct sluice_ledger *ledger, uint32_t index)
+{
+	SLUICE_ASSERT(sluice_ledger_region_is_free(ledger, index));
+	region_fini(&ledger->regions[index]);
 }

@@ -26,9 +26,16 @@
  *
  * Words shared between threads are plain integers accessed with __atomic builtins.
  *
+ * Regions come and go while a migration runs. That is rare, and so it costs lanes nothing: the
+ * arrays that they read without a lock change only while no lane is stepped at all (the control
+ * thread holds them between two steps, see sluice_lane_set_hold()). A region that goes is closed
+ * first: none of its chunks is queued any more and none will be. Those that lanes own are released
+ * as ever, behind a FLUSH or a fence; then it is free and may be dropped. The chunk numbers of a
+ * region that was dropped are not used again.
+ *
  * Threads: marking and offering is for any thread; pop, take, release and the maybe_nonzero bits
  * of a chunk are for the lane that owns it; reclaim is for the control thread, after the lane has
- * stopped for good. Nothing here locks, allocates (after create) or sleeps.
+ * stopped for good. Nothing that a lane calls locks, allocates or sleeps.
  */
 #ifndef SLUICE_ENGINE_LANE_LEDGER_H
 #define SLUICE_ENGINE_LANE_LEDGER_H
@@ -39,9 +46,11 @@
 #include "base/bits.h"
 #include "engine/lane/queue.h"
 
-#define SLUICE_LEDGER_HEATS     4 /* queues of a home, coldest first */
-#define SLUICE_HOME_ANY         0 /* the home of chunks whose node is not known */
-#define SLUICE_LEDGER_HOMES_MAX 65 /* ANY and 64 nodes */
+#define SLUICE_LEDGER_HEATS       4 /* queues of a home, coldest first */
+#define SLUICE_HOME_ANY           0 /* the home of chunks whose node is not known */
+#define SLUICE_LEDGER_HOMES_MAX   65 /* ANY and 64 nodes */
+#define SLUICE_LEDGER_REGIONS_MAX 64 /* that are part of one migration, ever */
+#define SLUICE_LEDGER_CHUNKS_MAX  (1u << 29) /* 1 PiB */
 
 struct sluice_ledger_region {
 	uint8_t *base; /* the engine's mapping; borrowed */
@@ -50,6 +59,7 @@ struct sluice_ledger_region {
 	uint32_t chunks; /* the last one may be short */
 	uint64_t *dirty; /* one bit per page, chunk aligned; atomic access */
 	uint64_t *maybe_nonzero; /* clear only where the target is known to hold zeros */
+	bool closed; /* it goes: what is marked here is nobody's */
 };
 
 struct sluice_ledger_chunk {
@@ -65,8 +75,8 @@ struct sluice_ledger_home {
 };
 
 struct sluice_ledger {
-	struct sluice_ledger_region *regions;
-	uint32_t region_count;
+	struct sluice_ledger_region *regions; /* SLUICE_LEDGER_REGIONS_MAX of them */
+	uint32_t region_count; /* behind the last one; one that is not there has no chunks */
 	struct sluice_ledger_chunk *chunks;
 	uint32_t chunk_count;
 	struct sluice_ledger_home *homes;
@@ -84,6 +94,21 @@ struct sluice_ledger_span {
 int sluice_ledger_create(
 	const struct sluice_ledger_span *spans, uint32_t count, struct sluice_ledger **ret_ledger);
 void sluice_ledger_destroy(struct sluice_ledger *ledger);
+
+/*
+ * Control, while no lane is stepped: one more region, at an index that was never used. All its
+ * pages are clean, all maybe_nonzero set, all chunks at home in ANY. -ENOMEM, or -ENOSPC: more than
+ * SLUICE_LEDGER_CHUNKS_MAX.
+ */
+int sluice_ledger_add_region(
+	struct sluice_ledger *ledger, uint32_t region, const struct sluice_ledger_span *span);
+/* Control, while no lane is stepped: the region goes. Its dirty pages are forgotten. */
+void sluice_ledger_close_region(struct sluice_ledger *ledger, uint32_t region);
+/* Control: no lane owns a chunk of this closed region. Final. */
+bool sluice_ledger_region_is_free(const struct sluice_ledger *ledger, uint32_t region);
+/* Control, while no lane is stepped (one that released a chunk looks at its bits once more): a
+   closed region that is free. Its bitmaps are gone, and it has no chunks any more. */
+void sluice_ledger_drop_region(struct sluice_ledger *ledger, uint32_t region);
 
 /*
  * Control, before anything is marked: queues for the nodes 1 .. homes - 1. Row h of @order (homes

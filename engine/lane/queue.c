@@ -79,6 +79,30 @@ bool sluice_queue_pop(struct sluice_queue *queue, uint32_t *ret_value)
 	}
 }
 
+uint32_t sluice_queue_count(const struct sluice_queue *queue)
+{
+	return __atomic_load_n(&queue->tail, __ATOMIC_ACQUIRE) -
+	       __atomic_load_n(&queue->head, __ATOMIC_ACQUIRE);
+}
+
+int sluice_queue_grow(struct sluice_queue *queue, uint32_t values)
+{
+	struct sluice_queue grown;
+	uint32_t value;
+	int r;
+
+	if (2 * values <= queue->mask + 1)
+		return 0;
+	r = sluice_queue_init(&grown, values);
+	if (r < 0)
+		return r;
+	while (sluice_queue_pop(queue, &value))
+		sluice_queue_push(&grown, value);
+	sluice_queue_fini(queue);
+	*queue = grown;
+	return 0;
+}
+
 bool sluice_queue_is_empty(const struct sluice_queue *queue)
 {
 	return __atomic_load_n(&queue->head, __ATOMIC_ACQUIRE) ==

@@ -30,6 +30,11 @@ struct sluice_queue {
 /* @values: how many distinct values there are, at most 2^29. 0 or -ENOMEM. */
 int sluice_queue_init(struct sluice_queue *queue, uint32_t values);
 void sluice_queue_fini(struct sluice_queue *queue);
+/* While nobody else uses the queue: room for so many distinct values; what is in it stays, in
+   order. 0 or -ENOMEM, and then it is as it was. */
+int sluice_queue_grow(struct sluice_queue *queue, uint32_t values);
+/* How many values it holds. Exact while nobody else uses the queue. */
+uint32_t sluice_queue_count(const struct sluice_queue *queue);
 void sluice_queue_push(struct sluice_queue *queue, uint32_t value);
 bool sluice_queue_pop(struct sluice_queue *queue, uint32_t *ret_value);
 /* A hint: it may be outdated when it returns. */

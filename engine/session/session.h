@@ -34,7 +34,8 @@ struct sluice_outbox;
 
 #define SLUICE_PROTOCOL_VERSION 1
 
-/* One region of guest memory, in the same order (by id) at both ends. Borrowed. */
+/* One region of guest memory. Those of the beginning are in the same order (by id) at both ends;
+   others come behind them, and messages use the source's index. Borrowed; SLUICE_REGIONS_MAX. */
 struct sluice_session_region {
 	const char *id;
 	uint64_t gpa, len_bytes, page_bytes;
@@ -82,6 +83,9 @@ struct sluice_session_env {
 		enum sluice_decision *ret_decision, struct sluice_error *err);
 	/* Ranges of a region that may hold data, ascending; everything else reads as zeros. */
 	void (*for_each_data)(void *ctx, uint32_t region, sluice_data_fn *fn, void *fn_ctx);
+	/* Source: nothing of the session refers to this region any more, nor will: what
+	   sluice_source_region_remove() began is done. */
+	void (*region_gone)(void *ctx, uint32_t region);
 	/* A shared-memory file of a region shrank: its content cannot be trusted. */
 	bool (*memory_lost)(void *ctx);
 	/* Source: read device @device from @fd into the outbox; ends in device_read().
@@ -119,6 +123,7 @@ struct sluice_session_conf {
 	uint32_t lanes;
 	uint64_t staging_nodes; /* NUMA nodes for the outbox, see sluice_node_prefer() */
 	uint64_t memory_budget_bytes; /* bytes in flight, all lanes together */
+	uint64_t extent_bytes; /* longest WRITE of guest memory; 0: SLUICE_LANE_EXTENT_BYTES */
 	uint64_t
 		max_bandwidth_bytes_per_s; /* source: of guest memory until it stops; 0: no limit */
 	uint64_t peer_timeout_ns; /* silence after which the peer link counts as lost */
@@ -128,6 +133,8 @@ struct sluice_session_conf {
 	uint64_t switchover_timeout_ns; /* source: longest time a guest is stopped; 0: no bound */
 	uint64_t
 		lane_timeout_ns; /* bytes in flight and none placed for so long: the lane is lost */
+	uint64_t
+		region_timeout_ns; /* source: how long a region waits for the target's and a feed */
 	uint32_t recover_retries; /* source: before a paused migration waits for an operator */
 	uint64_t recover_pause_ns; /* source: before the first of them; doubles */
 	uint64_t recover_timeout_ns; /* target: how long it waits for a source that vanished */

@@ -55,6 +55,8 @@ void source_enter(struct sluice_source *s, enum source_state state)
 	if (state >= SOURCE_FAILED && source_guest_is_ours(s->state))
 		source_begin_farewell(s);
 	s->state = state;
+	if (state == SOURCE_COMPLETED)
+		source_end_phase(s, &s->downtime.commit_ns);
 	if (sluice_source_is_over(s)) {
 		if (s->pause != PAUSE_NONE)
 			s->paused_ns += source_now(s) - s->pause_since_ns;
@@ -62,6 +64,7 @@ void source_enter(struct sluice_source *s, enum source_state state)
 		s->over_ns = source_now(s);
 		__atomic_store_n(&s->work.gate, 0, __ATOMIC_RELEASE);
 		sluice_lane_set_close_all(&s->lanes);
+		source_regions_over(s);
 		source_tell_throttle(s, 0);
 	}
 	if (strcmp(before, sluice_source_status(s)) != 0)
@@ -123,12 +126,14 @@ int sluice_source_create(const struct sluice_session_conf *conf,
 	s->lanes.work = &s->work;
 	s->lanes.role = SLUICE_ROLE_SOURCE;
 	s->lanes.count = conf->lanes;
+	s->lanes.extent_bytes = conf->extent_bytes;
 	s->lanes.window_bytes =
 		sluice_align_down(conf->memory_budget_bytes / conf->lanes, SLUICE_PAGE_BYTES);
 	if (s->lanes.window_bytes < SLUICE_PAGE_BYTES)
 		s->lanes.window_bytes = SLUICE_PAGE_BYTES;
 	for (uint32_t lane = 0; lane < conf->lanes; lane++)
 		s->lanes.slots[lane].retry_ns = SLUICE_NEVER;
+	source_regions_begin(s);
 	s->retry_ns = SLUICE_NEVER;
 	s->start_ns = source_now(s);
 	s->heard_ns = s->start_ns;
@@ -142,6 +147,9 @@ void sluice_source_destroy(struct sluice_source *s)
 	if (s == NULL)
 		return;
 	sluice_lane_set_close_all(&s->lanes);
+	for (uint32_t i = 0; i < s->conf.region_count; i++)
+		source_forget_keys(s, i);
+	source_regions_destroy(s);
 	source_forget_rails(s);
 	sluice_outbox_destroy(s->conf.outbox);
 	sluice_ledger_destroy(s->ledger);
@@ -192,6 +200,7 @@ void sluice_source_tick(struct sluice_source *s)
 	if (source_fail_when_memory_lost(s))
 		return;
 	source_step_lanes(s, now_ns);
+	source_step_regions(s, now_ns);
 	if (s->state == SOURCE_ACTIVE)
 		source_sync_when_due(s, now_ns);
 	source_finish_when_drained(s);
@@ -211,6 +220,8 @@ uint64_t sluice_source_deadline_ns(const struct sluice_source *s)
 		return source_retry_deadline_ns(s);
 	if (source_next_sync_ns(s) < at_ns)
 		at_ns = source_next_sync_ns(s);
+	if (source_regions_deadline_ns(s) < at_ns)
+		at_ns = source_regions_deadline_ns(s);
 	if (source_lanes_deadline_ns(s) < at_ns)
 		at_ns = source_lanes_deadline_ns(s);
 	if (source_retry_deadline_ns(s) < at_ns)

@@ -47,6 +47,20 @@ int sluice_source_continue(
    the VMM has said that the guest is stopped. */
 int sluice_source_discard(struct sluice_source *source, uint32_t region, uint64_t offset,
 	uint64_t len_bytes, struct sluice_error *err);
+/*
+ * Regions that come and go (source_regions.c). The env's regions have one more, behind the others;
+ * then, it has a feed. Nothing is waited for here. Once the guest is to be stopped they may not
+ * change: -EBUSY.
+ */
+int sluice_source_may_change(
+	const struct sluice_source *source, const char *command, struct sluice_error *err);
+void sluice_source_region_add(struct sluice_source *source, uint32_t region);
+void sluice_source_region_fed(struct sluice_source *source, uint32_t region);
+/* The VMM takes it back. Ends in the env's region_gone(), in a later call. -EBUSY, -EALREADY. */
+int sluice_source_region_remove(
+	struct sluice_source *source, uint32_t region, struct sluice_error *err);
+/* "moving", "leaving", or what it waits for. */
+const char *sluice_source_region_standing(const struct sluice_source *source, uint32_t region);
 /* Stop lanes and peer link until sluice_source_recover(). */
 int sluice_source_pause(struct sluice_source *source, struct sluice_error *err);
 /* Connect again at once, with all retries anew. @elsewhere: the peer has another address now, so a

@@ -52,6 +52,25 @@ enum source_pause {
 	PAUSE_OPERATOR, /* migrate-pause; only migrate-recover ends it */
 };
 
+/* See source_regions.c. */
+enum source_region_standing {
+	REGION_WAITING,
+	REGION_MOVING,
+	REGION_LEAVING,
+	REGION_TOLD,
+	REGION_GONE,
+};
+
+struct source_region {
+	enum source_region_standing standing;
+	bool said; /* region-add or region-remove, on this peer link */
+	bool asked; /* region-add, on any link */
+	bool tracked; /* a dirty sync has covered it */
+	uint64_t sync_from; /* the first dirty sync that does; 0: it has no feed yet */
+	uint64_t since_ns; /* when it was added; since the last resume */
+	json_t *answer; /* region-added; NULL: not yet */
+};
+
 #define SLUICE_DEVICE_NAME_BYTES 64
 /* The longest that one attempt to connect may take; then another one is likelier to succeed. */
 #define SOURCE_CONNECT_NS      (2 * SLUICE_NS_PER_S)
@@ -72,6 +91,7 @@ struct sluice_source {
 
 	struct sluice_ledger *ledger;
 	struct sluice_lane_work work;
+	struct source_region region_states[64];
 	uint64_t peer_page_bytes[64]; /* of the backing at the target; 0: not known yet */
 	struct sluice_lane_set lanes;
 
@@ -95,7 +115,10 @@ struct sluice_source {
 	uint64_t interval_start_ns, interval_placed_bytes, drained_ns;
 	struct sluice_policy_state policy_state;
 	uint64_t predicted_downtime_ns; /* the latest */
-	uint64_t switch_predicted_ns; /* what was predicted when it was decided to switch */
+	/* What was predicted when it was decided to switch, and what came of it. */
+	uint64_t switch_predicted_ns;
+	struct sluice_downtime switch_predicted, downtime;
+	uint64_t phase_ns; /* when the phase under way began */
 	uint64_t dirty_pages_per_s, last_interval_bytes_per_s;
 	uint32_t throttle_told;
 
@@ -107,7 +130,8 @@ struct sluice_source {
 
 	/* The peer link. Between `resume` and `resumed` it is up and nothing else may be said. */
 	bool link_up, hello_said, resuming;
-	uint64_t heard_ns, pinged_ns, ping_n;
+	uint32_t hello_regions; /* that the hello named */
+	uint64_t heard_ns, pinged_ns;
 	uint64_t peer_rtt_ns; /* the quickest so far; 0: not measured yet */
 	uint64_t peer_record_ns; /* what the target's record of the commit takes, as it said */
 	char peer_instance[SLUICE_SESSION_ID_BYTES]; /* from the welcome: who may resume */
@@ -149,6 +173,7 @@ void source_send_now(struct sluice_source *s, json_t *message);
 void source_send_abort(struct sluice_source *s, const char *reason);
 bool source_link_usable(const struct sluice_source *s);
 void source_keep_alive(struct sluice_source *s, uint64_t now_ns);
+void source_ping(struct sluice_source *s); /* its answer measures the round trip */
 bool source_peer_lives(const struct sluice_source *s, uint64_t now_ns); /* heard of it lately */
 
 /* source_pause.c */
@@ -176,6 +201,9 @@ int source_choose_rails(struct sluice_source *s, const json_t *message); /* `wel
 int source_update_rails(struct sluice_source *s, const json_t *message); /* `resumed` */
 uint32_t source_pair_to_try(struct sluice_source *s, uint32_t lane);
 void source_forget_rails(struct sluice_source *s);
+/* The keys of a region that was added, of every rail; *s->error says what is wrong. */
+int source_import_keys(struct sluice_source *s, uint32_t region, const json_t *message);
+void source_forget_keys(struct sluice_source *s, uint32_t region);
 void source_rails_json(const struct sluice_source *s, json_t *reply);
 
 /* source_lanes.c */
@@ -190,6 +218,8 @@ void source_step_lanes(struct sluice_source *s, uint64_t now_ns);
 uint64_t source_lanes_deadline_ns(const struct sluice_source *s);
 
 /* source_switchover.c */
+/* A phase of the switchover ended: how long it took goes to @ret_ns, and the next one begins. */
+void source_end_phase(struct sluice_source *s, uint64_t *ret_ns);
 void source_finish_when_drained(struct sluice_source *s);
 void source_say_device(struct sluice_source *s, uint32_t device);
 void source_say_finish(struct sluice_source *s);
@@ -212,7 +242,23 @@ uint64_t source_next_sync_ns(const struct sluice_source *s); /* when it is due, 
 /* source_setup.c */
 void source_say_hello(struct sluice_source *s);
 void source_on_welcome(struct sluice_source *s, const json_t *message);
-void source_mark_everything(struct sluice_source *s);
+void source_mark_region(struct sluice_source *s, uint32_t region);
+/* What the target tells of a region, in the welcome or later: its key; its holes and page size. */
+int source_read_region(struct sluice_source *s, uint32_t region, const json_t *entry);
+
+/* source_regions.c */
+void source_regions_begin(struct sluice_source *s);
+void source_regions_over(struct sluice_source *s);
+void source_regions_destroy(struct sluice_source *s);
+void source_regions_resumed(struct sluice_source *s);
+bool source_regions_want_sync(const struct sluice_source *s); /* one asked now would help */
+void source_regions_synced(struct sluice_source *s, uint64_t id);
+void source_step_regions(struct sluice_source *s, uint64_t now_ns);
+uint64_t source_regions_deadline_ns(const struct sluice_source *s);
+void source_on_region_added(struct sluice_source *s, const json_t *message);
+void source_on_region_removed(struct sluice_source *s, const json_t *message);
+bool source_region_moves(const struct sluice_source *s, uint32_t region); /* in the ledger */
+bool source_regions_settled(const struct sluice_source *s); /* none comes or goes */
 
 /* source_report.c */
 void source_tell_status(struct sluice_source *s);

@@ -246,6 +246,7 @@ void source_on_resumed(struct sluice_source *s, const json_t *message)
 	s->resuming = false;
 	source_reset_retries(s);
 	source_reclaim_lanes(s);
+	source_regions_resumed(s);
 	while (devices < s->device_count)
 		source_say_device(s, devices++);
 	if (s->state > SOURCE_SETUP && s->state <= SOURCE_DRAIN)

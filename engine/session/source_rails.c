@@ -41,7 +41,7 @@ void source_on_rail(struct sluice_source *s, const json_t *message)
 		r = bad_rail(s, "told a rail behind its welcome");
 	else if (s->peer_rails[index].said != NULL)
 		r = bad_rail(s, "told one rail twice");
-	else if (json_array_size(keys) != s->conf.region_count)
+	else if (json_array_size(keys) != s->hello_regions)
 		r = bad_rail(s, "told a rail with keys of other regions than were asked for");
 	if (r < 0) {
 		source_fail(s, &s->error);
@@ -177,6 +177,16 @@ static int register_outbox(struct sluice_source *s, uint32_t ours)
 		&s->outbox_mems[ours], &s->error);
 }
 
+static int reach_region(struct sluice_source *s, uint32_t pair, uint32_t region, const char *key)
+{
+	int r = import_key(s, s->pairs[pair].rail, key, &s->remotes[pair][region]);
+
+	s->regions[pair][region] = (struct sluice_lane_region){
+		.mem = s->conf.regions[region].mems[s->pairs[pair].ours],
+		.remote = s->remotes[pair][region]};
+	return r;
+}
+
 static int reach(struct sluice_source *s, uint32_t index)
 {
 	struct sluice_rail_pair *pair = &s->pairs[index];
@@ -186,16 +196,42 @@ static int reach(struct sluice_source *s, uint32_t index)
 
 	if (r == 0)
 		r = import_key(s, pair->rail, text_of(said, "staging-key"), &s->stagings[index]);
-	for (uint32_t i = 0; i < s->conf.region_count && r == 0; i++) {
-		r = import_key(s, pair->rail, json_string_value(json_array_get(keys, i)),
-			&s->remotes[index][i]);
-		s->regions[index][i] = (struct sluice_lane_region){
-			.mem = s->conf.regions[i].mems[pair->ours], .remote = s->remotes[index][i]};
-	}
+	for (uint32_t i = 0; i < s->hello_regions && r == 0; i++)
+		r = reach_region(s, index, i, json_string_value(json_array_get(keys, i)));
 	pair->regions = s->regions[index];
 	pair->outbox_mem = s->outbox_mems[pair->ours];
 	pair->staging = s->stagings[index];
 	return r;
+}
+
+/* The key of rail @rail in a `region-added`; one that is missing is none. */
+static const char *key_of(const json_t *message, uint32_t rail)
+{
+	const json_t *entry, *keys = json_object_get(message, "keys");
+	size_t i;
+
+	json_array_foreach (keys, i, entry)
+		if ((uint32_t)json_integer_value(json_object_get(entry, "rail")) == rail)
+			return text_of(entry, "key");
+	return "";
+}
+
+int source_import_keys(struct sluice_source *s, uint32_t region, const json_t *message)
+{
+	int r = 0;
+
+	for (uint32_t i = 0; i < s->pair_count && r == 0; i++)
+		r = reach_region(s, i, region, key_of(message, s->pairs[i].theirs));
+	return r;
+}
+
+void source_forget_keys(struct sluice_source *s, uint32_t region)
+{
+	for (uint32_t i = 0; i < s->pair_count; i++) {
+		s->transport->mem_forget(s->remotes[i][region]);
+		s->remotes[i][region] = NULL;
+		s->regions[i][region] = (struct sluice_lane_region){.mem = NULL};
+	}
 }
 
 static void make_pairs(struct sluice_source *s)
@@ -309,11 +345,8 @@ int source_update_rails(struct sluice_source *s, const json_t *message)
 
 void source_forget_rails(struct sluice_source *s)
 {
-	for (uint32_t i = 0; i < s->pair_count; i++) {
-		for (uint32_t k = 0; k < s->conf.region_count; k++)
-			s->transport->mem_forget(s->remotes[i][k]);
+	for (uint32_t i = 0; i < s->pair_count; i++)
 		s->transport->mem_forget(s->stagings[i]);
-	}
 	for (uint32_t i = 0; i < SLUICE_RAILS_MAX; i++) {
 		if (s->outbox_mems[i] != NULL)
 			s->transport->mem_unregister(s->outbox_mems[i]);

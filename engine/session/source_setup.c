@@ -19,7 +19,7 @@ void source_say_hello(struct sluice_source *s)
 	json_t *regions = json_array();
 
 	s->hello_said = true;
-	for (uint32_t i = 0; i < s->conf.region_count; i++) {
+	for (uint32_t i = 0; i < s->hello_regions; i++) {
 		const struct sluice_session_region *r = &s->conf.regions[i];
 
 		json_array_append_new(
@@ -34,35 +34,33 @@ void source_say_hello(struct sluice_source *s)
 			       (json_int_t)s->conf.lanes, "regions", regions));
 }
 
-static int apply_chunk_map(struct sluice_source *s, uint32_t index, const json_t *map)
+int source_read_region(struct sluice_source *s, uint32_t region, const json_t *entry)
 {
-	int r = sluice_chunk_map_apply(map, s->ledger, index);
+	int r = sluice_chunk_map_apply(json_object_get(entry, "nonzero"), s->ledger, region);
 
 	if (r < 0)
-		sluice_fail_scope(&s->error, SLUICE_SCOPE_SESSION, r, "welcome",
+		return sluice_fail_scope(&s->error, SLUICE_SCOPE_SESSION, r, "welcome",
 			"the peer's chunk map of region \"%s\" is longer than the region",
-			s->conf.regions[index].id);
-	return r;
+			s->conf.regions[region].id);
+	s->peer_page_bytes[region] =
+		(uint64_t)json_integer_value(json_object_get(entry, "page-size"));
+	return 0;
 }
 
+/* Those of the hello; what the VMM has changed since is said behind the welcome. */
 static int read_regions(struct sluice_source *s, const json_t *message)
 {
 	const json_t *regions = json_object_get(message, "regions");
+	int r = 0;
 
-	if (json_array_size(regions) != s->conf.region_count)
+	if (json_array_size(regions) != s->hello_regions)
 		return sluice_fail_scope(&s->error, SLUICE_SCOPE_SESSION, -EPROTO, "welcome",
 			"the peer answered for %zu regions instead of %u", json_array_size(regions),
-			s->conf.region_count);
-	for (uint32_t i = 0; i < s->conf.region_count; i++) {
-		const json_t *entry = json_array_get(regions, i);
-		int r = apply_chunk_map(s, i, json_object_get(entry, "nonzero"));
-
-		if (r < 0)
-			return r;
-		s->peer_page_bytes[i] =
-			(uint64_t)json_integer_value(json_object_get(entry, "page-size"));
-	}
-	return 0;
+			s->hello_regions);
+	for (uint32_t i = 0; i < s->hello_regions && r == 0; i++)
+		if (source_region_moves(s, i))
+			r = source_read_region(s, i, json_array_get(regions, i));
+	return r;
 }
 
 static int make_outbox(struct sluice_source *s, const json_t *message)
@@ -141,11 +139,9 @@ static void mark_data(void *ctx, uint64_t offset, uint64_t len_bytes)
 }
 
 /* Tracking is on by now: a hole that the guest fills after this look is reported by the feed. */
-void source_mark_everything(struct sluice_source *s)
+void source_mark_region(struct sluice_source *s, uint32_t region)
 {
-	for (uint32_t i = 0; i < s->conf.region_count; i++) {
-		struct mark mark = {.source = s, .region = i};
+	struct mark mark = {.source = s, .region = region};
 
-		s->env.for_each_data(s->env.ctx, i, mark_data, &mark);
-	}
+	s->env.for_each_data(s->env.ctx, region, mark_data, &mark);
 }

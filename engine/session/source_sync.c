@@ -20,6 +20,8 @@ void source_ask_sync(struct sluice_source *s)
 	SLUICE_ASSERT(!s->sync_outstanding);
 	s->sync_id++;
 	s->sync_outstanding = true;
+	if (s->state == SOURCE_ACTIVE)
+		source_ping(s);
 	s->sync_asked_ns = source_now(s);
 	s->env.vmm_event(
 		s->env.ctx, "DIRTY_SYNC", json_pack("{s:I}", "id", (json_int_t)s->sync_id));
@@ -44,7 +46,7 @@ static uint64_t harvest(struct sluice_source *s)
 	uint64_t pages = 0;
 
 	for (uint32_t i = 0; i < s->conf.region_count; i++)
-		if (s->conf.regions[i].feed != NULL)
+		if (s->conf.regions[i].feed != NULL && source_region_moves(s, i))
 			pages += sluice_bitmap_feed_harvest(s->conf.regions[i].feed, s->ledger, i);
 	source_wake_lanes(s);
 	return pages;
@@ -58,8 +60,10 @@ int sluice_source_discard(struct sluice_source *s, uint32_t region, uint64_t off
 		return sluice_fail(err, -EBUSY, "memory-discard",
 			"the guest is stopped and its last pages are on their way: discard before "
 			"migrate-continue, or after the migration");
-	sluice_ledger_mark_pages(
-		s->ledger, region, offset >> SLUICE_PAGE_SHIFT, len_bytes >> SLUICE_PAGE_SHIFT);
+	/* One that only comes is looked at when it is here; one that goes is nobody's any more. */
+	if (source_region_moves(s, region))
+		sluice_ledger_mark_pages(s->ledger, region, offset >> SLUICE_PAGE_SHIFT,
+			len_bytes >> SLUICE_PAGE_SHIFT);
 	source_wake_lanes(s);
 	return 0;
 }
@@ -76,7 +80,10 @@ static void activate(struct sluice_source *s)
 {
 	uint64_t now_ns = source_now(s);
 
-	source_mark_everything(s);
+	for (uint32_t i = 0; i < s->conf.region_count; i++)
+		if (source_region_moves(s, i))
+			source_mark_region(s, i);
+	source_ping(s);
 	s->active_ns = now_ns;
 	start_interval(s, now_ns);
 	s->next_sync_ns = now_ns + s->conf.policy.sync_interval_ns;
@@ -139,9 +146,14 @@ static void decide(struct sluice_source *s, uint64_t pages_dirtied)
 	s->predicted_downtime_ns = decision.predicted_downtime_ns;
 	start_interval(s, now_ns);
 	s->next_sync_ns = now_ns + decision.next_sync_ns;
-	if (decision.switch_over) {
+	if (decision.switch_over && !source_regions_settled(s)) {
+		/* Nothing else is in the way: slower, the guest would not bring it any sooner. */
+		source_tell_throttle(s, 0);
+		s->next_sync_ns = now_ns + HELD_SYNC_NS;
+	} else if (decision.switch_over) {
 		s->switch_predicted_ns = decision.predicted_downtime_ns;
-		s->ready_ns = now_ns;
+		s->switch_predicted = decision.predicted;
+		s->ready_ns = s->phase_ns = now_ns;
 		source_enter(s, SOURCE_READY);
 		s->env.vmm_event(s->env.ctx, "SWITCHOVER_READY",
 			json_pack("{s:s}", "session", s->conf.session));
@@ -165,6 +177,7 @@ int sluice_source_dirty_sync_done(struct sluice_source *s, uint64_t id, struct s
 	if (sluice_source_is_over(s))
 		return 0;
 	pages = harvest(s);
+	source_regions_synced(s, id);
 	switch (s->state) {
 	case SOURCE_SETUP:
 		source_activate_when_ready(s);
@@ -177,6 +190,7 @@ int sluice_source_dirty_sync_done(struct sluice_source *s, uint64_t id, struct s
 		break;
 	case SOURCE_DRAIN:
 		s->final_sync_done = true;
+		source_end_phase(s, &s->downtime.sync_ns);
 		sluice_source_tick(s);
 		break;
 	default:
@@ -185,13 +199,20 @@ int sluice_source_dirty_sync_done(struct sluice_source *s, uint64_t id, struct s
 	return 0;
 }
 
+/* With nothing left to send it is time to decide, unless a region that comes or goes is in the way;
+   or such a region waits for a sync. */
+static bool sync_now(const struct sluice_source *s)
+{
+	return (s->drained_ns != 0 && source_regions_settled(s)) || source_regions_want_sync(s);
+}
+
 void source_sync_when_due(struct sluice_source *s, uint64_t now_ns)
 {
 	if (s->drained_ns == 0 && sluice_ledger_is_drained(s->ledger))
 		s->drained_ns = now_ns;
 	if (s->sync_outstanding || now_ns < s->interval_start_ns + SYNC_GAP_NS)
 		return;
-	if (s->drained_ns != 0 || now_ns >= s->next_sync_ns)
+	if (sync_now(s) || now_ns >= s->next_sync_ns)
 		source_ask_sync(s);
 }
 
@@ -199,5 +220,5 @@ uint64_t source_next_sync_ns(const struct sluice_source *s)
 {
 	if (s->state != SOURCE_ACTIVE || s->sync_outstanding)
 		return SLUICE_NEVER;
-	return s->drained_ns != 0 ? s->interval_start_ns + SYNC_GAP_NS : s->next_sync_ns;
+	return sync_now(s) ? s->interval_start_ns + SYNC_GAP_NS : s->next_sync_ns;
 }

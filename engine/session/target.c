@@ -139,7 +139,7 @@ int sluice_target_create(const struct sluice_session_conf *conf,
 	t->link_up = true;
 	t->start_ns = target_now(t);
 	t->heard_ns = t->start_ns;
-	target_read_page_sizes(t, hello);
+	target_regions_begin(t, hello);
 	target_say_rails(t, hello);
 	target_say_welcome(t);
 	target_tell_status(t);

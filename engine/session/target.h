@@ -45,6 +45,18 @@ int sluice_target_device_add(
 	struct sluice_target *target, const char *device, int fd, struct sluice_error *err);
 int sluice_target_device_loaded(
 	struct sluice_target *target, const char *device, struct sluice_error *err);
+/*
+ * Regions that come and go (target_regions.c). Whether the VMM may add this one: -EBUSY, -EINVAL:
+ * the source has another of that id. Then the env's regions have one more, behind the others. A
+ * region that the source has may not be removed: -EBUSY.
+ */
+int sluice_target_may_add(const struct sluice_target *target,
+	const struct sluice_session_region *region, struct sluice_error *err);
+void sluice_target_region_add(struct sluice_target *target, uint32_t region);
+int sluice_target_may_remove(
+	const struct sluice_target *target, uint32_t region, struct sluice_error *err);
+bool sluice_target_region_is_bound(const struct sluice_target *target, uint32_t region);
+
 int sluice_target_cancel(struct sluice_target *target, struct sluice_error *err);
 /* The operator decides a prepared session that has lost its source. `aborted` burns it. */
 int sluice_target_resolve(

@@ -40,6 +40,23 @@ struct target_device {
 	bool loaded; /* the VMM accepted it */
 };
 
+#define WIRE_MAX 64u /* regions that the source may number */
+
+/* One of the source's regions, by the number that messages use. See target_regions.c. */
+enum target_wire_standing {
+	WIRE_NONE,
+	WIRE_WANTED, /* our VMM has not added it */
+	WIRE_HERE,
+	WIRE_GONE, /* the source has it no more */
+};
+
+struct target_wire_region {
+	enum target_wire_standing standing;
+	uint32_t region; /* HERE: ours */
+	char id[64]; /* of those that were added later */
+	uint64_t gpa, len_bytes, page_bytes;
+};
+
 struct sluice_target {
 	struct sluice_session_conf conf;
 	struct sluice_session_env env;
@@ -53,7 +70,8 @@ struct sluice_target {
 	uint32_t device_count;
 	uint8_t held_from[SLUICE_SLOTS_MAX]; /* 1 + the lane that brought it; 0: no credit is due */
 	uint32_t credits[SLUICE_SLOTS_MAX]; /* how often each slot was given back */
-	uint64_t peer_page_bytes[64]; /* per region, of the backing at the source */
+	struct target_wire_region wire[WIRE_MAX];
+	uint64_t peer_page_bytes[64]; /* per region of ours, of the backing at the source */
 	bool link_up;
 	char link_reason[256]; /* why it is not */
 	char peer_instance[SLUICE_SESSION_ID_BYTES];
@@ -83,7 +101,8 @@ uint64_t target_ping_gap_ns(const struct sluice_target *t);
 /* target_setup.c */
 int target_check_hello(
 	const struct sluice_session_conf *conf, const json_t *hello, struct sluice_error *err);
-void target_read_page_sizes(struct sluice_target *t, const json_t *hello);
+/* What the source must know of a region of ours besides keys: holes, page size. */
+json_t *target_region_json(struct sluice_target *t, uint32_t region);
 void target_say_welcome(struct sluice_target *t);
 
 /* target_rails.c */
@@ -93,7 +112,14 @@ bool target_rail_is_wanted(
 void target_say_rails(struct sluice_target *t, const json_t *hello); /* before the welcome */
 bool target_offers(const struct sluice_target *t, uint32_t rail); /* it was told to the source */
 json_t *target_rail_addresses(const struct sluice_target *t); /* of those that were told */
+json_t *target_region_keys(const struct sluice_target *t, uint32_t region); /* with those */
 void target_rails_json(const struct sluice_target *t, json_t *reply);
+
+/* target_regions.c */
+void target_regions_begin(struct sluice_target *t, const json_t *hello);
+void target_on_region_add(struct sluice_target *t, const json_t *message);
+void target_on_region_remove(struct sluice_target *t, const json_t *message);
+bool target_waits_for_region(const struct sluice_target *t);
 
 /* target_lanes.c */
 void target_void_tickets(struct sluice_target *t); /* the peer link is gone */

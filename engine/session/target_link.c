@@ -32,6 +32,10 @@ static void on_finish(struct sluice_target *t, const json_t *message)
 			t->device_count);
 		return;
 	}
+	if (target_waits_for_region(t)) {
+		target_burn(t, -EPROTO, "the source finished without a region that it had added");
+		return;
+	}
 	target_enter(t, TARGET_LOAD);
 	target_prepare_when_loaded(t);
 }
@@ -111,6 +115,8 @@ void sluice_target_peer_message(struct sluice_target *t, const json_t *message)
 		{"resume", UINT32_MAX, target_on_resume},
 		{"fence", IN(RECEIVE), target_on_fence},
 		{"lane-open", IN(RECEIVE), target_on_lane_open},
+		{"region-add", IN(RECEIVE), target_on_region_add},
+		{"region-remove", IN(RECEIVE), target_on_region_remove},
 		{"device", IN(RECEIVE), target_on_device},
 		{"finish", IN(RECEIVE), on_finish},
 		{"commit", IN(PREPARED) | IN(COMPLETED) | IN(FAILED), on_commit},

@@ -79,6 +79,19 @@ static void say_rail(struct sluice_target *t, uint32_t index)
 			"keys", keys, "staging-key", export_key(rail->transport, rail->staging)));
 }
 
+json_t *target_region_keys(const struct sluice_target *t, uint32_t region)
+{
+	json_t *keys = json_array();
+
+	for (uint32_t i = 0; i < t->conf.rail_count; i++)
+		if (target_offers(t, i))
+			json_array_append_new(
+				keys, json_pack("{s:I, s:o}", "rail", (json_int_t)i, "key",
+					      export_key(t->conf.rails[i].transport,
+						      t->conf.regions[region].mems[i])));
+	return keys;
+}
+
 void target_say_rails(struct sluice_target *t, const json_t *hello)
 {
 	for (uint32_t i = 0; i < t->conf.rail_count; i++) {

@@ -80,16 +80,6 @@ int target_check_hello(
 	return refuse_transports(conf, hello, err);
 }
 
-/* They may differ: a guest on huge pages may go to a host that has none to spare. It is told. */
-void target_read_page_sizes(struct sluice_target *t, const json_t *hello)
-{
-	const json_t *regions = json_object_get(hello, "regions");
-
-	for (uint32_t i = 0; i < t->conf.region_count; i++)
-		t->peer_page_bytes[i] = (uint64_t)json_integer_value(
-			json_object_get(json_array_get(regions, i), "page-size"));
-}
-
 uint64_t sluice_target_peer_page_bytes(const struct sluice_target *t, uint32_t region)
 {
 	SLUICE_ASSERT(region < t->conf.region_count);
@@ -107,14 +97,20 @@ static json_t *lacks(const struct sluice_target *t)
 	return array;
 }
 
+/* The page sizes of both ends may differ: a guest on huge pages may go to a host that has none to
+   spare. It is told. */
+json_t *target_region_json(struct sluice_target *t, uint32_t region)
+{
+	return json_pack("{s:o, s:I}", "nonzero", sluice_chunk_map(&t->conf, &t->env, region),
+		"page-size", (json_int_t)t->conf.regions[region].page_bytes);
+}
+
 void target_say_welcome(struct sluice_target *t)
 {
 	json_t *regions = json_array();
 
 	for (uint32_t i = 0; i < t->conf.region_count; i++)
-		json_array_append_new(regions,
-			json_pack("{s:o, s:I}", "nonzero", sluice_chunk_map(&t->conf, &t->env, i),
-				"page-size", (json_int_t)t->conf.regions[i].page_bytes));
+		json_array_append_new(regions, target_region_json(t, i));
 	target_send(
 		t, json_pack("{s:s, s:i, s:s, s:[], s:s, s:o, s:o, s:I, s:I, s:I}", "type",
 			   "welcome", "protocol", SLUICE_PROTOCOL_VERSION, "version",

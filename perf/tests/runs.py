@@ -204,6 +204,12 @@ def programs(bench):
         expect(run["status"] == "skipped" and "scripts/deps" in run["reason"], "why", bench)
     else:
         expect(run["bytes_placed"] > 8 << 20 and run["placed_bytes_per_s"] > 0, "all", bench)
+    expect(bench.run("program=ib_write_bw") == 1 and "two rails" in bench.output(), "rails", bench)
+    # Addresses for documentation (RFC 5737): no device has them.
+    expect(bench.run("program=ib_write_bw", "rails=192.0.2.1 192.0.2.2") == 0, "skipped", bench)
+    run = bench.result()["runs"][0]
+    expect(run["status"] == "skipped" and ("192.0.2.1" in run["reason"] or
+           "scripts/deps" in run["reason"]), "why", bench)
     expect(bench.run("program=iperf3", "lanes=1000") == 1 or not shutil.which("iperf3"),
            "it fails", bench)
 

@@ -26,7 +26,7 @@ VMM = schema("engine/control/vmm-socket.json")
 
 # Values that make sense where the schema alone cannot know one.
 KNOWN = {"session": SESSION, "instance": SESSION, "protocol": 1, "transport": "tcp", "transports": ["tcp"],
-         "lanes": 1, "keys": ["@KEY@"], "lacks": [], "rails": [],
+         "lanes": 1, "keys": ["@KEY@"], "key": "@KEY@", "lacks": [], "rails": [],
          "address": "127.0.0.1:9", "staging-key": "@KEY@", "nonzero": [0, 1],
          "slots": 4, "slot-bytes": 4096, "record-us": 900, "epoch": 1, "lane": 0,
          "features": [], "device": "dev", "devices": 0, "id": "ram", "region": "ram", "gpa": 0,
@@ -40,7 +40,8 @@ def value_of(types, spec, name=""):
         return value_of(types, types[spec["ref"]], name)
     kind = spec["type"]
     if kind == "array":
-        if name in KNOWN and isinstance(KNOWN[name], list):
+        if isinstance(KNOWN.get(name), list) and (
+                not KNOWN[name] or spec["of"].get("type") != "object"):
             return KNOWN[name]
         return [value_of(types, spec["of"])] if spec.get("max", 1) > 0 else []
     if name in KNOWN and (kind != "enum" or KNOWN[name] in spec["values"]):

@@ -76,7 +76,7 @@ static void on_trace(void *ctx, const char *line)
 
 /* ---- building ---- */
 
-static void register_with_all(
+void register_with_all(
 	struct run *run, enum host host, uint32_t region, const struct sluice_span *span)
 {
 	uint32_t access = host == SOURCE ? SLUICE_ACCESS_LOCAL_READ : SLUICE_ACCESS_REMOTE_WRITE;
@@ -93,6 +93,8 @@ static void build_memory(struct run *run)
 		struct sluice_span span = {
 			.id = i + 1, .addr = region->memory, .len_bytes = region->len_bytes};
 
+		if (!region->plugged)
+			continue;
 		register_with_all(run, SOURCE, i, &span);
 		span.addr = oracle_target_memory(run->oracle, i);
 		register_with_all(run, TARGET, i, &span);
@@ -125,6 +127,7 @@ static void build_world(struct run *run)
 	run->oracle = oracle_create(run->guest, run->plan.known_zero_ppm);
 	SLUICE_ASSERT(run->oracle != NULL);
 	build_memory(run);
+	plug_begin(run);
 }
 
 /* ---- actors ---- */
@@ -168,6 +171,7 @@ static void build_actors(struct run *run)
 	scheduler_add(scheduler, "peer link", links_step, run, 2);
 	scheduler_add(scheduler, "chaos", chaos_step, run, 1);
 	scheduler_add(scheduler, "operator", operator_step, run, 1);
+	scheduler_add(scheduler, "plugs", plug_step, run, 1);
 	scheduler_add(scheduler, "homes", engine_homes_step, run, 1);
 	for (int host = 0; host < HOSTS; host++) {
 		struct engine *engine = &run->engines[host];
@@ -271,6 +275,7 @@ static void unbuild(struct run *run)
 	for (int host = 0; host < HOSTS; host++)
 		engine_clear(&run->engines[host]);
 	links_destroy(run);
+	plug_end(run);
 	for (int host = 0; host < HOSTS; host++) {
 		vmm_destroy(&run->vmms[host]);
 		for (uint32_t k = 0; k < run->plan.rails[host]; k++) {

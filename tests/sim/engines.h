@@ -46,6 +46,12 @@
 	X(credit_waits, "device readers that had to wait for a slot")                       \
 	X(window_waits, "times a window ran out")                                           \
 	X(pace_waits, "times the bandwidth limit held a lane back")                         \
+	X(plugged, "regions added while pages moved")                                       \
+	X(plugged_moved, "of these, that had come along when the guest stopped")            \
+	X(unplugged, "regions removed while pages moved, confirmed by the target")          \
+	X(unplugged_by_end, "of removals, those that the session's end finished")           \
+	X(plugs_refused, "additions and removals refused: the guest was being stopped")     \
+	X(plugs_expired, "migrations that failed: the target did not add a region in time") \
 	X(homes_found, "times a chunk's memory was found on a node")                        \
 	X(chunks_stolen, "chunks that a lane of another node took")                         \
 	X(throttled, "seeds with a throttled guest")                                        \

@@ -41,6 +41,7 @@ static void check_finish(struct engine *engine)
 	struct run *run = engine->run;
 	uint64_t different = oracle_pages_different(run->oracle);
 
+	plug_count_moved(run);
 	if (run->guest->running)
 		oracle_complain(run->oracle, "finish is sent while the guest runs");
 	if (different > 0)
@@ -149,9 +150,10 @@ static bool may_hold_data(const struct engine *engine, uint32_t r, uint32_t page
 	return sluice_random_mix(run->seed ^ page) % 4 == 0;
 }
 
-static void env_for_each_data(void *ctx, uint32_t region, sluice_data_fn *fn, void *fn_ctx)
+static void env_for_each_data(void *ctx, uint32_t slot, sluice_data_fn *fn, void *fn_ctx)
 {
 	struct engine *engine = ctx;
+	uint32_t region = engine->slot_region[slot];
 	uint32_t pages = engine->run->guest->regions[region].pages;
 	uint32_t page = 0;
 
@@ -166,6 +168,11 @@ static void env_for_each_data(void *ctx, uint32_t region, sluice_data_fn *fn, vo
 		else
 			page++;
 	}
+}
+
+static void env_region_gone(void *ctx, uint32_t region)
+{
+	plug_gone(ctx, region);
 }
 
 static bool env_memory_lost(void *ctx)
@@ -218,6 +225,7 @@ static const struct sluice_session_env engine_env = {
 	.vmm_event = env_vmm_event,
 	.decide = env_decide,
 	.for_each_data = env_for_each_data,
+	.region_gone = env_region_gone,
 	.memory_lost = env_memory_lost,
 	.device_start = env_device_start,
 	.segment_announced = env_segment_announced,
@@ -241,28 +249,22 @@ void engine_init(struct run *run, enum host host)
 
 static void begin(struct engine *engine, struct sluice_session_conf *conf)
 {
-	static const char *const ids[GUEST_REGIONS_MAX] = {"a", "b", "c", "d"};
 	struct run *run = engine->run;
 	struct sluice_crew_lane lanes[ENGINES_LANES_MAX];
 	struct sluice_crew_opts crew = {.lanes = lanes, .lane_count = run->plan.lanes};
 
 	engine_homes_spread(run, lanes);
 	SLUICE_ASSERT(sluice_crew_create(&crew, &engine->crew) == 0);
-	for (uint32_t i = 0; i < run->guest->region_count; i++)
-		engine->regions[i] = (struct sluice_session_region){.id = ids[i],
-			.gpa = (uint64_t)i << 32,
-			.len_bytes = run->guest->regions[i].len_bytes,
-			.page_bytes = SLUICE_PAGE_BYTES,
-			.base = engine->host == SOURCE ? run->guest->regions[i].memory
-						       : oracle_target_memory(run->oracle, i),
-			.feed = engine->host == SOURCE ? run->feeds[i] : NULL};
+	/* As the guest was made; nobody is plugged before the session has begun. */
+	for (engine->slot_count = 0;
+		engine->slot_count < run->guest->region_count - run->guest->opts.spare_count;
+		engine->slot_count++)
+		plug_fill_slot(engine, engine->slot_count, engine->slot_count);
 	for (uint32_t k = 0; k < run->plan.rails[engine->host]; k++) {
 		engine->rails[k].transport = sim;
 		engine->rails[k].rail = run->rails[engine->host][k];
 		engine->rails[k].name = "sim";
 		engine->rails[k].address = engine->host == TARGET ? run->addresses[k] : "";
-		for (uint32_t i = 0; i < run->guest->region_count; i++)
-			engine->regions[i].mems[k] = run->mems[engine->host][i][k];
 	}
 	*conf = (struct sluice_session_conf){
 		.rails = engine->rails,
@@ -280,7 +282,8 @@ static void begin(struct engine *engine, struct sluice_session_conf *conf)
 		.recover_timeout_ns = run->plan.recover_timeout_ns,
 		.policy = run->plan.policy,
 		.regions = engine->regions,
-		.region_count = run->guest->region_count,
+		.region_count = engine->slot_count,
+		.region_timeout_ns = run->plan.region_timeout_ns,
 		.wake = wake,
 		.wake_ctx = engine,
 	};

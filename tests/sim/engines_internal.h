@@ -5,6 +5,7 @@
  *   engines.c         one seed: building the world, the actors, the end and its checks
  *   engines_plan.c    what a seed decides beforehand
  *   engines_host.c    an engine process around a session: what engine/migration.c is to sluiced
+ *   engines_plug.c    memory that is plugged in and out while pages move
  *   engines_homes.c   the source's NUMA nodes
  *   engines_link.c    the peer link
  *   engines_device.c  readers and loaders of device state
@@ -31,6 +32,7 @@
 #define ENGINES_FAULTS_MAX  2u
 #define ENGINES_DEVICES_MAX 2u
 #define ENGINES_RAILS_MAX   3u
+#define ENGINES_SLOTS_MAX   64u
 
 enum host { SOURCE, TARGET, HOSTS };
 
@@ -64,6 +66,9 @@ struct plan {
 	uint32_t nodes; /* of the source's machine, lanes and memory spread over them */
 	uint32_t homes; /* so many times a chunk's node is found */
 	uint64_t home_ns; /* between two of them */
+	uint32_t plugs; /* so many times memory is plugged in or out, at most */
+	uint64_t plug_ns; /* between two of them, at most */
+	uint64_t region_timeout_ns;
 	uint32_t slots, slot_bytes;
 	uint32_t devices, device_bytes[ENGINES_DEVICES_MAX];
 	uint32_t device_error_ppm; /* per segment: reading or loading fails */
@@ -130,7 +135,8 @@ struct engine {
 	struct sluice_session_rail rails[ENGINES_RAILS_MAX];
 	struct device devices[ENGINES_DEVICES_MAX];
 	uint32_t loaded[256], loaded_count; /* slots whose credit was not given back yet */
-	struct sluice_session_region regions[GUEST_REGIONS_MAX];
+	struct sluice_session_region regions[ENGINES_SLOTS_MAX];
+	uint32_t slot_region[ENGINES_SLOTS_MAX], slot_count; /* which of the guest's it is */
 	bool woken;
 	uint64_t clock_ns; /* what its clock said last */
 	enum sluice_decision records[2]; /* by enum sluice_record_side; outlive the process */
@@ -157,6 +163,17 @@ struct vmm {
 	/* Target. */
 	bool runs, opened[ENGINES_DEVICES_MAX], loaded[ENGINES_DEVICES_MAX];
 	uint64_t loaded_ns[ENGINES_DEVICES_MAX];
+};
+
+/* One of the guest's regions at both hosts. Moments: SLUICE_NEVER: nothing is planned. */
+struct plug {
+	bool in; /* the source's engine has it, and does not let go of it */
+	bool leaving; /* it lets go of it */
+	uint32_t slot; /* at the source */
+	uint64_t feed_ns; /* the source's VMM adds its feed */
+	bool there; /* the target's VMM has it */
+	uint32_t there_slot;
+	uint64_t add_ns, remove_ns; /* the target's VMM does */
 };
 
 struct lane_actor {
@@ -188,6 +205,12 @@ struct run {
 	uint64_t store_next_ns, partition_until_ns, home_next_ns;
 	struct sluice_random home_random;
 	uint32_t homes_found;
+	struct plug plugs[GUEST_REGIONS_MAX];
+	struct sluice_random plug_random;
+	uint32_t plugs_done, spans;
+	uint64_t plug_next_ns;
+	struct sluice_mem **retired; /* of regions that were removed at the target */
+	uint32_t retired_count;
 	uint32_t throttle_percent;
 	bool session_seen; /* the target has had a session */
 	bool limit_lifted, was_in_doubt, operator_decided, was_throttled;
@@ -202,6 +225,10 @@ uint64_t run_now(const struct run *run);
 uint64_t run_delay(struct run *run, uint64_t max_ns);
 bool run_chance(struct run *run, uint32_t ppm);
 void run_say(struct run *run, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* A region's memory with each rail of a host. */
+void register_with_all(
+	struct run *run, enum host host, uint32_t region, const struct sluice_span *span);
 
 /* engines_plan.c */
 void plan_make(struct plan *plan, uint64_t seed);
@@ -228,6 +255,17 @@ enum sluice_decision engine_decide(
 void engine_homes_spread(const struct run *run, struct sluice_crew_lane *lanes);
 void engine_homes_make(struct engine *engine);
 uint64_t engine_homes_step(void *run, uint64_t now_ns);
+
+/* engines_plug.c */
+extern const char *const engines_region_ids[GUEST_REGIONS_MAX];
+void plug_begin(struct run *run);
+void plug_end(struct run *run);
+void plug_fill_slot(struct engine *engine, uint32_t slot, uint32_t region);
+uint64_t plug_step(void *run, uint64_t now_ns);
+void plug_gone(struct engine *source, uint32_t slot); /* the source's session let go of it */
+void plug_wanted(struct run *run, const char *id); /* the target's VMM hears it */
+void plug_released(struct run *run, const char *id);
+void plug_count_moved(struct run *run);
 
 /* engines_link.c */
 struct link *link_connect(struct engine *source);

@@ -44,6 +44,23 @@ static void plan_guest(struct plan *plan, struct sluice_random *random, uint64_t
 	plan->store_ns = between(random, 3, 40) * SLUICE_NS_PER_US;
 }
 
+/* Memory that comes and goes: most seeds have some. Drawn apart from all else. */
+static void plan_plugs(struct plan *plan, uint64_t seed)
+{
+	struct guest_opts *opts = &plan->guest;
+	struct sluice_random random;
+
+	sluice_random_seed(&random, seed ^ 0x706c7567ull);
+	plan->region_timeout_ns = octaves(&random, 20 * SLUICE_NS_PER_MS, 7);
+	plan->plug_ns = octaves(&random, 100 * SLUICE_NS_PER_US, 7);
+	if (sluice_random_chance(&random, 400000))
+		return;
+	plan->plugs = (uint32_t)between(&random, 1, 8);
+	opts->spare_count = (uint32_t)between(&random, 0, 2);
+	for (uint32_t i = 0; i < opts->spare_count; i++)
+		opts->region_pages[opts->region_count++] = (uint32_t)between(&random, 1, 700);
+}
+
 static void plan_world(struct plan *plan, struct sluice_random *random, uint64_t seed)
 {
 	struct sluice_sim_world_opts *opts = &plan->world;
@@ -73,10 +90,10 @@ static void plan_world(struct plan *plan, struct sluice_random *random, uint64_t
 static void plan_fault(struct plan *plan, struct sluice_random *random)
 {
 	static const char *const moments[] = {"hello", "welcome", "device", "fence", "finish",
-		"credit", "lane-open", "lane-ticket", "resume", "resumed", "fenced",
-		"SWITCHOVER_READY", "prepared", "commit", "committed", "SWITCHOVER_READY",
-		"SWITCHOVER_COMMIT", "prepared", "commit", "committed", "SWITCHOVER_COMMIT",
-		"continue commit"};
+		"credit", "region-add", "region-added", "region-remove", "region-removed",
+		"lane-open", "lane-ticket", "resume", "resumed", "fenced", "SWITCHOVER_READY",
+		"prepared", "commit", "committed", "SWITCHOVER_READY", "SWITCHOVER_COMMIT",
+		"prepared", "commit", "committed", "SWITCHOVER_COMMIT", "continue commit"};
 	static const char *const lane_moments[] = {
 		"device", "credit", "fence", "SWITCHOVER_READY", "lane-ticket", "resumed"};
 	struct fault *fault = &plan->faults[plan->fault_count++];
@@ -141,6 +158,7 @@ void plan_make(struct plan *plan, uint64_t seed)
 	plan->homes = (uint32_t)octaves(&random, 4, 7);
 	plan->home_ns = octaves(&random, SLUICE_NS_PER_US, 10);
 	plan_guest(plan, &random, seed);
+	plan_plugs(plan, seed);
 	plan_world(plan, &random, seed);
 	plan_devices(plan, &random);
 	plan->link_ns_min = octaves(&random, 5 * SLUICE_NS_PER_US, 7);

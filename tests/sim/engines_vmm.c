@@ -92,7 +92,7 @@ static void check_reason(struct run *run, const char *reason)
 		"the target refused: the target's engine", "the target cannot resume: the ",
 		"with the guest stopped the migration was paused",
 		"the rest of the guest took longer", "the target took longer",
-		"the VMM took longer", "the commit could not be recorded",
+		"the VMM took longer", "region \"", "the commit could not be recorded",
 		"the target, its lanes or the VMM's first dirty sync took longer"};
 	static const char *const wrapped[] = {"the target gave up: ", "the source gave up: "};
 	const char *inner = reason;
@@ -160,6 +160,8 @@ static void source_status(struct vmm *vmm, const json_t *data)
 		vmm_source_ended(vmm, true);
 	} else if (strcmp(status, "failed") == 0 || strcmp(status, "cancelled") == 0) {
 		vmm->cancelled = strcmp(status, "cancelled") == 0;
+		vmm->run->stats->plugs_expired +=
+			strstr(text(data, "error-desc"), "has not added it") != NULL;
 		if (!vmm->cancelled)
 			check_reason(vmm->run, text(data, "error-desc"));
 		vmm_source_ended(vmm, false);
@@ -312,6 +314,10 @@ static void target_event(struct vmm *vmm, const struct vmm_event *event)
 		vmm->must_query = !vmm->over;
 	else if (strcmp(event->name, "DEVICE_OPEN") == 0)
 		target_open_device(vmm, text(event->data, "device"));
+	else if (strcmp(event->name, "MEMORY_WANTED") == 0)
+		plug_wanted(vmm->run, text(event->data, "id"));
+	else if (strcmp(event->name, "MEMORY_RELEASED") == 0)
+		plug_released(vmm->run, text(event->data, "id"));
 	else if (strcmp(event->name, "MIGRATION") == 0)
 		target_status(vmm, event->data);
 }

@@ -114,7 +114,8 @@ static void guest_first_content(struct guest *guest)
 		for (uint32_t page = 0; page < region->pages; page++) {
 			bit_set(region->protected, page);
 			bit_set(region->bitmap, page);
-			if (!sluice_random_chance(&guest->random, guest->opts.untouched_ppm))
+			if (region->plugged &&
+				!sluice_random_chance(&guest->random, guest->opts.untouched_ppm))
 				guest_store_sectors(guest, r, page, 0xff);
 		}
 	}
@@ -133,6 +134,7 @@ struct guest *guest_create(const struct guest_opts *opts)
 	sluice_random_seed(&guest->random, opts->seed);
 	for (uint32_t i = 0; i < opts->region_count; i++) {
 		whole = region_create(&guest->regions[i], opts->region_pages[i]) && whole;
+		guest->regions[i].plugged = i < opts->region_count - opts->spare_count;
 		guest->pages += opts->region_pages[i];
 	}
 	guest->hot = calloc(opts->hot_pages + 1, sizeof(*guest->hot));
@@ -213,6 +215,10 @@ void guest_store(struct guest *guest)
 	if (guest->opts.hot_pages > 0 && sluice_random_chance(random, guest->opts.hot_ppm))
 		number = guest->hot[sluice_random_below(random, guest->opts.hot_pages)];
 	region_page_of(guest, number, &region, &page);
+	if (!guest->regions[region].plugged) {
+		region = 0;
+		page %= guest->regions[0].pages;
+	}
 	if (sluice_random_chance(random, guest->opts.zero_ppm))
 		guest_clear_page(guest, region, page);
 	else if (sluice_random_chance(random, guest->opts.whole_ppm))
@@ -220,6 +226,12 @@ void guest_store(struct guest *guest)
 	else
 		guest_store_sectors(guest, region, page,
 			(uint8_t)(1u << sluice_random_below(random, GUEST_PAGE_SECTORS)));
+}
+
+void guest_plug(struct guest *guest, uint32_t r, bool plugged)
+{
+	SLUICE_ASSERT(r > 0 && guest->regions[r].plugged != plugged);
+	guest->regions[r].plugged = plugged;
 }
 
 bool guest_memory_intact(const struct guest *guest)

@@ -25,7 +25,7 @@
 #include "base/bits.h"
 #include "base/random.h"
 
-#define GUEST_REGIONS_MAX  4u
+#define GUEST_REGIONS_MAX  5u
 #define GUEST_SECTOR_BYTES 512u
 #define GUEST_PAGE_SECTORS 8u /* of SLUICE_PAGE_BYTES */
 
@@ -33,6 +33,7 @@ struct guest_opts {
 	uint64_t seed;
 	uint32_t region_count;
 	uint32_t region_pages[GUEST_REGIONS_MAX]; /* need not be whole chunks */
+	uint32_t spare_count; /* of these, so many (the last) are not plugged in at the start */
 	uint32_t hot_pages; /* size of the hot set, scattered over all regions */
 	uint32_t hot_ppm; /* stores that go there */
 	uint32_t zero_ppm; /* stores that clear a whole page */
@@ -42,6 +43,7 @@ struct guest_opts {
 };
 
 struct guest_region {
+	bool plugged; /* the guest has it, and writes to it */
 	uint8_t *memory; /* page aligned */
 	uint64_t len_bytes;
 	uint32_t pages, words;
@@ -80,6 +82,9 @@ void guest_store(struct guest *guest);
 /* Chosen stores, for tests. @sectors: a bit per sector of the page. */
 void guest_store_sectors(struct guest *guest, uint32_t region, uint32_t page, uint8_t sectors);
 void guest_clear_page(struct guest *guest, uint32_t region, uint32_t page);
+
+/* Give the guest a region, or take it away. It finds it as it left it. */
+void guest_plug(struct guest *guest, uint32_t region, bool plugged);
 
 /* Start a harvest; guest_sync_step() until it returns false, then all that was dirty before
    the start is in the shared bitmaps. */

@@ -41,6 +41,7 @@ struct target_region {
 	struct sector *sectors;
 	struct chunk *chunks;
 	uint64_t *known_zero; /* a bit per page */
+	bool there;
 };
 
 struct oracle {
@@ -49,6 +50,7 @@ struct oracle {
 	struct connection *connections; /* [number - 1] */
 	uint64_t *generations; /* flushes per connection */
 	uint16_t connection_count;
+	uint32_t known_zero_ppm;
 	bool source_running, target_running, committed;
 	uint64_t violations, landings;
 	char first[256];
@@ -116,6 +118,7 @@ struct oracle *oracle_create(const struct guest *guest, uint32_t known_zero_ppm)
 	if (oracle == NULL)
 		return NULL;
 	oracle->guest = guest;
+	oracle->known_zero_ppm = known_zero_ppm;
 	oracle->source_running = true;
 	for (uint32_t i = 0; i < guest->region_count; i++) {
 		if (!region_create(&oracle->regions[i], &guest->regions[i])) {
@@ -123,6 +126,7 @@ struct oracle *oracle_create(const struct guest *guest, uint32_t known_zero_ppm)
 			return NULL;
 		}
 		region_fill(oracle, &oracle->regions[i], &guest->regions[i], known_zero_ppm);
+		oracle->regions[i].there = guest->regions[i].plugged;
 	}
 	return oracle;
 }
@@ -142,6 +146,29 @@ void oracle_destroy(struct oracle *oracle)
 	free(oracle->connections);
 	free(oracle->generations);
 	free(oracle);
+}
+
+void oracle_target_is_stale(struct oracle *oracle, uint32_t r)
+{
+	memset(oracle->regions[r].known_zero, 0,
+		oracle->guest->regions[r].words * sizeof(uint64_t));
+}
+
+void oracle_target_has(struct oracle *oracle, uint32_t r, bool has)
+{
+	struct target_region *target = &oracle->regions[r];
+	const struct guest_region *region = &oracle->guest->regions[r];
+
+	if (has && !target->there) {
+		oracle_target_is_stale(oracle, r);
+		region_fill(oracle, target, region, oracle->known_zero_ppm);
+		memset(target->sectors, 0,
+			(size_t)region->pages * GUEST_PAGE_SECTORS * sizeof(*target->sectors));
+		memset(target->chunks, 0,
+			sluice_div_up(region->len_bytes, SLUICE_CHUNK_BYTES) *
+				sizeof(*target->chunks));
+	}
+	target->there = has;
 }
 
 uint8_t *oracle_target_memory(struct oracle *oracle, uint32_t region)
@@ -320,6 +347,9 @@ void oracle_on_landing(void *ctx, const struct sluice_sim_landing *landing)
 	if (oracle->committed)
 		oracle_complain(
 			oracle, "lane %u.%u landed after commit", landing->lane, landing->epoch);
+	if (!oracle->regions[region].there)
+		oracle_complain(oracle, "lane %u.%u landed in region %u, which was removed",
+			landing->lane, landing->epoch, region);
 	end = offset + landing->len_bytes;
 	for (uint64_t at = sluice_align_down(offset, SLUICE_CHUNK_BYTES); at < end;
 		at += SLUICE_CHUNK_BYTES)
@@ -356,7 +386,10 @@ uint64_t oracle_pages_different(const struct oracle *oracle)
 	for (uint32_t r = 0; r < oracle->guest->region_count; r++) {
 		const struct guest_region *region = &oracle->guest->regions[r];
 
-		for (uint64_t at = 0; at < region->len_bytes; at += SLUICE_PAGE_BYTES)
+		if (region->plugged && !oracle->regions[r].there)
+			different += region->pages;
+		for (uint64_t at = 0; region->plugged && at < region->len_bytes;
+			at += SLUICE_PAGE_BYTES)
 			different += memcmp(region->memory + at, oracle->regions[r].memory + at,
 					     SLUICE_PAGE_BYTES) != 0;
 	}

@@ -38,6 +38,12 @@ void oracle_destroy(struct oracle *oracle); /* NULL is allowed */
 uint8_t *oracle_target_memory(struct oracle *oracle, uint32_t region);
 bool oracle_target_page_known_zero(const struct oracle *oracle, uint32_t region, uint32_t page);
 
+/* The target's VMM has the region, from the start; or has none, and lands nothing there; or a new
+   one. */
+void oracle_target_has(struct oracle *oracle, uint32_t region, bool has);
+/* It may hold anything: no page of it is known to be zero any more. */
+void oracle_target_is_stale(struct oracle *oracle, uint32_t region);
+
 /* For sluice_sim_world_opts.on_landing, with the oracle as ctx. It recognises a landing by
    its address; one elsewhere is a violation. */
 void oracle_on_landing(void *oracle, const struct sluice_sim_landing *landing);

@@ -3,14 +3,15 @@
 """there_and_back: one guest moves there and back, again and again, and works all the time.
 
 One VMM tracks with KVM's dirty log, the other with its dirty ring, so each hop away uses the
-log and each hop back the ring; lanes change every second hop. The guest's counter never goes
-back, it finds no error, memory is the same on both sides, nothing is pinned twice.
+log and each hop back the ring (in the lab, where there is no KVM, it is userfaultfd); lanes change
+every second hop. The guest's counter never goes back, it finds no error, memory is the same on both
+sides, nothing is pinned twice.
 """
 
 import os
 
 import lab as lab_module
-from lab import LabTest, migrate, wait_until
+from lab import LabTest, guest, migrate, wait_until
 
 HOPS = int(os.environ.get("SLUICE_HOPS", "20"))
 LANES = (1, 2, 4, 16)
@@ -53,8 +54,8 @@ class ThereAndBack(LabTest):
     def test_hops(self):
         lab = self.lab
         witness = os.path.join(lab.folder, "witness")
-        here = lab.host("log", tracking="log", witness=witness, **OPTIONS)
-        there = lab.host("ring", tracking="ring", witness=witness, incoming="yes", **OPTIONS)
+        here = lab.host("log", witness=witness, **guest(tracking="log", **OPTIONS))
+        there = lab.host("ring", witness=witness, incoming="yes", **guest(tracking="ring", **OPTIONS))
         here.wait_ready()
         pinned = {host.name: self.pinned(host) for host in (here, there)}
         for number in range(HOPS):

@@ -115,6 +115,17 @@ static void test_lanes_go_to_their_workers(void)
 		sluice_crew_stats(crew, worker, &stats);
 		CU_ASSERT_EQUAL(stats.lanes, lanes_on[worker]);
 	}
+	/* Held, nobody steps them; then each goes back to where it was. */
+	sluice_lane_set_hold(&set);
+	for (uint32_t worker = 0; worker < 3; worker++) {
+		sluice_crew_stats(crew, worker, &stats);
+		CU_ASSERT_EQUAL(stats.lanes, 0);
+	}
+	sluice_lane_set_go_on(&set);
+	for (uint32_t worker = 0; worker < 3; worker++) {
+		sluice_crew_stats(crew, worker, &stats);
+		CU_ASSERT_EQUAL(stats.lanes, lanes_on[worker]);
+	}
 	/* Opened again after a loss it comes back to the same worker. */
 	sluice_lane_set_close(&set, 3);
 	CU_ASSERT_EQUAL(sluice_crew_worker_of(crew, NULL), SLUICE_CREW_ANY);

@@ -75,6 +75,7 @@ static void end_open(struct lane_pair_end *end, const struct lane_pair_opts *opt
 	end->lanes.count = opts->lanes;
 	end->lanes.window_bytes =
 		sluice_align_down(opts->budget_bytes / opts->lanes, SLUICE_PAGE_BYTES);
+	end->lanes.extent_bytes = opts->extent_bytes;
 	tcp->rail_limits(end->rail, &end->way.limits);
 }
 

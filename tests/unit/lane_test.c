@@ -154,6 +154,38 @@ static void test_a_window_waits_for_its_older_half(void)
 	lane_pair_close(&pair);
 }
 
+/* ---- extents ---- */
+
+static uint64_t extents_of(uint64_t extent_bytes, uint64_t budget_bytes)
+{
+	struct lane_pair_opts opts = {.lanes = 1,
+		.memory_bytes = 8 * MIB,
+		.budget_bytes = budget_bytes,
+		.extent_bytes = extent_bytes};
+	struct sluice_lane_counters sum;
+	struct lane_pair pair;
+
+	lane_pair_open(&pair, &opts);
+	mark_all(&pair);
+	CU_ASSERT_TRUE(lane_pair_drain(&pair));
+	CU_ASSERT_TRUE(lane_pair_same(&pair));
+	sluice_lane_set_sum(&pair.source.lanes, &sum);
+	lane_pair_close(&pair);
+	return sum.extents;
+}
+
+/* Memory without holes is cut into extents of the size asked for, as far as the window allows. */
+static void test_extents_have_the_size_asked_for(void)
+{
+	CU_ASSERT_EQUAL(extents_of(4096, 16 * MIB), 8 * MIB / 4096);
+	CU_ASSERT_EQUAL(extents_of(64 << 10, 16 * MIB), 8 * MIB / (64 << 10));
+	CU_ASSERT_EQUAL(extents_of(1 * MIB, 16 * MIB), 8);
+	CU_ASSERT_EQUAL(extents_of(2 * MIB, 16 * MIB), 4);
+	CU_ASSERT_EQUAL(extents_of(0, 16 * MIB), 8 * MIB / SLUICE_LANE_EXTENT_BYTES);
+	CU_ASSERT_EQUAL(extents_of(2 * MIB, 2 * MIB), 8 * MIB / (512 << 10)); /* 4 to a window */
+	CU_ASSERT_EQUAL(extents_of(5000, 16 * MIB), 8 * MIB / 4096); /* whole pages */
+}
+
 /* ---- checksums ---- */
 
 /*
@@ -263,6 +295,7 @@ int main(void)
 			test_no_lane_waits_while_chunks_are_queued},
 		{"a hundred lanes keep a small budget", test_a_hundred_lanes_keep_a_small_budget},
 		{"a window waits for its older half", test_a_window_waits_for_its_older_half},
+		{"extents have the size asked for", test_extents_have_the_size_asked_for},
 		{"a damaged byte costs a lane and no more",
 			test_a_damaged_byte_costs_a_lane_and_no_more},
 		{"lanes share a bandwidth limit", test_lanes_share_a_bandwidth_limit},

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* ledger_test.c: the ledger's states, one by one and from many threads. */
+#include <errno.h>
 #include <pthread.h>
+#include <unistd.h>
 
 #include "base/random.h"
 #include "engine/lane/ledger.h"
@@ -311,6 +313,161 @@ static void test_threads(void)
 	sluice_ledger_destroy(race.ledger);
 }
 
+/* ---- regions that come and go ---- */
+
+static uint32_t pop(struct sluice_ledger *ledger)
+{
+	uint64_t bits[SLUICE_CHUNK_WORDS];
+	uint32_t chunk = UINT32_MAX;
+
+	if (sluice_ledger_pop(ledger, 1, SLUICE_HOME_ANY, &chunk))
+		sluice_ledger_take(ledger, chunk, bits);
+	return chunk;
+}
+
+static const struct sluice_ledger_span more = {.base = memory, .len_bytes = 700ull << 12};
+
+/* What is queued stays, in order, and each queue has room for all chunks. */
+static void test_a_region_is_added(void)
+{
+	struct sluice_ledger *ledger = make(PAGES);
+
+	CU_ASSERT_EQUAL_FATAL(sluice_ledger_set_homes(ledger, 3, NULL), 0);
+	for (uint32_t i = 0; i < 3; i++)
+		sluice_ledger_mark(ledger, 0, (2 - i) * SLUICE_CHUNK_WORDS, 1);
+	for (uint32_t region = 2; region < 40; region++) { /* 1 is left out */
+		CU_ASSERT_EQUAL_FATAL(sluice_ledger_add_region(ledger, region, &more), 0);
+		sluice_ledger_mark_pages(ledger, region, 0, UINT64_MAX);
+	}
+	CU_ASSERT_EQUAL(ledger->chunk_count, 3 + 38 * 2);
+	CU_ASSERT_EQUAL(sluice_ledger_pages_dirty(ledger), 3 + 38 * 700);
+	CU_ASSERT_EQUAL(ledger->regions[1].chunks, 0);
+	CU_ASSERT_EQUAL(ledger->regions[39].maybe_nonzero[0], UINT64_MAX);
+	for (uint32_t i = 0; i < 3; i++)
+		CU_ASSERT_EQUAL(pop(ledger), 2 - i);
+	for (uint32_t i = 3; i < 3 + 38 * 2; i++) {
+		CU_ASSERT_EQUAL_FATAL(pop(ledger), i);
+		CU_ASSERT_EQUAL(sluice_ledger_offset_of(ledger, i), (i - 3) % 2 ? 2u << 20 : 0);
+	}
+	CU_ASSERT_EQUAL(pop(ledger), UINT32_MAX);
+	CU_ASSERT_EQUAL(sluice_ledger_reclaim(ledger, 1), ledger->chunk_count);
+	CU_ASSERT_TRUE(sluice_ledger_is_drained(ledger));
+	sluice_ledger_destroy(ledger);
+}
+
+static void test_too_many_chunks(void)
+{
+	struct sluice_ledger_span huge = {.len_bytes = 1ull << 50};
+	struct sluice_ledger *ledger = make(PAGES);
+
+	CU_ASSERT_EQUAL(sluice_ledger_add_region(ledger, 1, &huge), -ENOSPC);
+	CU_ASSERT_EQUAL(sluice_ledger_add_region(ledger, 1, &more), 0);
+	sluice_ledger_destroy(ledger);
+}
+
+/* Closed: nothing of it is queued again, by whomever; free when its owners have released. */
+static void test_a_region_is_removed(void)
+{
+	struct sluice_ledger *ledger = make(PAGES);
+	uint32_t owned, other;
+
+	CU_ASSERT_EQUAL_FATAL(sluice_ledger_add_region(ledger, 1, &more), 0);
+	sluice_ledger_mark_pages(ledger, 1, 0, UINT64_MAX);
+	owned = pop(ledger);
+	sluice_ledger_mark_pages(ledger, 1, 0, UINT64_MAX);
+	sluice_ledger_mark(ledger, 0, 0, 7);
+	sluice_ledger_close_region(ledger, 1);
+	CU_ASSERT_EQUAL(sluice_ledger_pages_dirty(ledger), 3);
+	CU_ASSERT_FALSE(sluice_ledger_region_is_free(ledger, 1));
+	CU_ASSERT_EQUAL(sluice_ledger_mark(ledger, 1, 0, 1), 0);
+	sluice_ledger_put_back(ledger, owned, 0, 9);
+	CU_ASSERT_EQUAL(sluice_ledger_pages_dirty(ledger), 3);
+	other = pop(ledger);
+	CU_ASSERT_EQUAL(other, 0);
+	CU_ASSERT_EQUAL(pop(ledger), UINT32_MAX);
+	sluice_ledger_release(ledger, owned, 1);
+	CU_ASSERT_TRUE(sluice_ledger_region_is_free(ledger, 1));
+	CU_ASSERT_FALSE(sluice_ledger_is_drained(ledger));
+	sluice_ledger_drop_region(ledger, 1);
+	sluice_ledger_release(ledger, other, 1);
+	CU_ASSERT_TRUE(sluice_ledger_is_drained(ledger));
+	CU_ASSERT_EQUAL(pop(ledger), UINT32_MAX);
+	sluice_ledger_destroy(ledger);
+}
+
+/* Lanes pop and release all the time; between two steps, regions come and go. */
+static struct growth {
+	struct sluice_ledger *ledger;
+	pthread_rwlock_t stepped; /* stands in for sluice_lane_set_hold() */
+	bool stop;
+} growth;
+
+static void *growth_lane(void *arg)
+{
+	uint32_t lane = (uint32_t)(uintptr_t)arg, chunk = 0;
+	uint64_t bits[SLUICE_CHUNK_WORDS];
+	bool owns = false;
+
+	while (!__atomic_load_n(&growth.stop, __ATOMIC_RELAXED)) {
+		pthread_rwlock_rdlock(&growth.stepped);
+		if (owns)
+			sluice_ledger_release(growth.ledger, chunk, lane);
+		owns = sluice_ledger_pop(growth.ledger, lane, SLUICE_HOME_ANY, &chunk);
+		if (owns)
+			sluice_ledger_take(growth.ledger, chunk, bits);
+		pthread_rwlock_unlock(&growth.stepped);
+	}
+	if (owns)
+		sluice_ledger_release(growth.ledger, chunk, lane);
+	return NULL;
+}
+
+static void await_free(uint32_t region)
+{
+	for (unsigned int i = 0; i < 100000; i++) {
+		if (sluice_ledger_region_is_free(growth.ledger, region))
+			return;
+		usleep(50);
+	}
+	CU_FAIL_FATAL("its owners never release");
+}
+
+static void test_regions_come_and_go_between_steps(void)
+{
+	pthread_t threads[3];
+
+	growth = (struct growth){.ledger = make(PAGES)};
+	pthread_rwlock_init(&growth.stepped, NULL);
+	for (uintptr_t i = 0; i < SLUICE_ARRAY_LEN(threads); i++)
+		pthread_create(&threads[i], NULL, growth_lane, (void *)i);
+	for (uint32_t region = 1; region < SLUICE_LEDGER_REGIONS_MAX; region++) {
+		pthread_rwlock_wrlock(&growth.stepped);
+		CU_ASSERT_EQUAL_FATAL(sluice_ledger_add_region(growth.ledger, region, &more), 0);
+		pthread_rwlock_unlock(&growth.stepped);
+		for (int i = 0; i < 20; i++) {
+			sluice_ledger_mark_pages(growth.ledger, region, 0, UINT64_MAX);
+			sluice_ledger_mark_pages(growth.ledger, 0, 0, UINT64_MAX);
+		}
+		pthread_rwlock_wrlock(&growth.stepped);
+		sluice_ledger_close_region(growth.ledger, region);
+		pthread_rwlock_unlock(&growth.stepped);
+		await_free(region);
+		pthread_rwlock_wrlock(&growth.stepped);
+		sluice_ledger_drop_region(growth.ledger, region);
+		pthread_rwlock_unlock(&growth.stepped);
+	}
+	__atomic_store_n(&growth.stop, true, __ATOMIC_RELAXED);
+	for (size_t i = 0; i < SLUICE_ARRAY_LEN(threads); i++)
+		pthread_join(threads[i], NULL);
+	while (pop(growth.ledger) != UINT32_MAX)
+		;
+	sluice_ledger_reclaim(growth.ledger, 1);
+	CU_ASSERT_TRUE(sluice_ledger_is_drained(growth.ledger));
+	CU_ASSERT_EQUAL(sluice_ledger_pages_dirty(growth.ledger), 0);
+	pthread_rwlock_destroy(&growth.stepped);
+	sluice_ledger_destroy(growth.ledger);
+}
+
 int main(void)
 {
 	static const struct unit_test tests[] = {
@@ -326,6 +483,10 @@ int main(void)
 		{"a home that is found late counts", test_a_home_found_late},
 		{"one pop carries few chunks home", test_moves_are_bounded},
 		{"threads lose no mark and share no chunk", test_threads},
+		{"a region is added", test_a_region_is_added},
+		{"too many chunks are refused", test_too_many_chunks},
+		{"a region is removed", test_a_region_is_removed},
+		{"regions come and go between steps", test_regions_come_and_go_between_steps},
 		{0},
 	};
 

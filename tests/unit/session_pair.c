@@ -61,6 +61,12 @@ static void env_vmm_event(void *ctx, const char *name, json_t *data)
 	side->ready_asked |= strcmp(name, "SWITCHOVER_READY") == 0;
 	side->commit_asked |= strcmp(name, "SWITCHOVER_COMMIT") == 0;
 	side->open_asked |= strcmp(name, "DEVICE_OPEN") == 0;
+	if (strcmp(name, "MEMORY_WANTED") == 0)
+		snprintf(side->wanted, sizeof(side->wanted), "%s",
+			json_string_value(json_object_get(data, "id")));
+	if (strcmp(name, "MEMORY_RELEASED") == 0)
+		snprintf(side->released, sizeof(side->released), "%s",
+			json_string_value(json_object_get(data, "id")));
 	if (strcmp(name, "DIRTY_SYNC") == 0)
 		side->pending_sync = (unsigned int)json_integer_value(json_object_get(data, "id"));
 	json_decref(data);
@@ -85,9 +91,15 @@ static int env_decide(void *ctx, const char *session, enum sluice_decision decis
 
 static void env_for_each_data(void *ctx, uint32_t region, sluice_data_fn *fn, void *fn_ctx)
 {
-	(void)region;
-	if (((struct pair_side *)ctx)->host == PAIR_SOURCE)
-		fn(fn_ctx, 0, PAIR_REGION_BYTES);
+	struct pair_side *side = ctx;
+
+	if (side->host == PAIR_SOURCE)
+		fn(fn_ctx, 0, side->region[region].len_bytes);
+}
+
+static void env_region_gone(void *ctx, uint32_t region)
+{
+	((struct pair_side *)ctx)->gone |= 1u << region;
 }
 
 static bool env_memory_lost(void *ctx)
@@ -122,6 +134,7 @@ static struct sluice_session_env env_of(struct pair_side *side)
 		.vmm_event = env_vmm_event,
 		.decide = env_decide,
 		.for_each_data = env_for_each_data,
+		.region_gone = env_region_gone,
 		.memory_lost = env_memory_lost,
 		.device_start = env_device_start,
 		.segment_announced = env_segment_announced};
@@ -148,7 +161,8 @@ static void build_side(struct pair *pair, enum pair_host host)
 	memset(side->memory, host == PAIR_SOURCE ? 0x5a : 0, PAIR_REGION_BYTES);
 	span.addr = side->memory;
 	SLUICE_ASSERT(sluice_crew_create(&crew, &side->crew) == 0);
-	side->region = (struct sluice_session_region){.id = "ram",
+	side->region_count = 1;
+	side->region[0] = (struct sluice_session_region){.id = "ram",
 		.len_bytes = PAIR_REGION_BYTES,
 		.page_bytes = SLUICE_PAGE_BYTES,
 		.base = side->memory,
@@ -162,7 +176,7 @@ static void build_side(struct pair *pair, enum pair_host host)
 		SLUICE_ASSERT(sim->mem_register(rail->rail, &span,
 				      host == PAIR_SOURCE ? SLUICE_ACCESS_LOCAL_READ
 							  : SLUICE_ACCESS_REMOTE_WRITE,
-				      &side->region.mems[i], NULL) == 0);
+				      &side->region[0].mems[i], NULL) == 0);
 	}
 }
 
@@ -178,13 +192,14 @@ static struct sluice_session_conf conf_of(struct pair_side *side)
 		.peer_timeout_ns = 2 * SLUICE_NS_PER_S,
 		.setup_timeout_ns = 5 * SLUICE_NS_PER_S,
 		.lane_timeout_ns = SLUICE_NS_PER_S,
+		.region_timeout_ns = PAIR_REGION_TIMEOUT_MS * SLUICE_NS_PER_MS,
 		.recover_retries = PAIR_RETRIES,
 		.recover_pause_ns = 100 * SLUICE_NS_PER_MS,
 		.recover_timeout_ns = 10 * SLUICE_NS_PER_S,
 		.policy = {.downtime_limit_ns = SLUICE_NS_PER_S,
 			.sync_interval_ns = 10 * SLUICE_NS_PER_MS},
-		.regions = &side->region,
-		.region_count = 1,
+		.regions = side->region,
+		.region_count = side->region_count,
 		.wake = wake};
 
 	return conf;
@@ -206,6 +221,45 @@ static void make_target(struct pair *pair, const json_t *hello)
 				&side->rails[i].staging, NULL) == 0);
 	conf.inbox = pair->inbox;
 	CU_ASSERT_EQUAL_FATAL(sluice_target_create(&conf, &env, hello, &pair->target, &err), 0);
+}
+
+int pair_plug(struct pair *pair, enum pair_host host, const char *id, uint64_t len_bytes, bool feed,
+	struct sluice_error *err)
+{
+	struct pair_side *side = &pair->side[host];
+	uint32_t index = side->region_count;
+	struct pair_plugged *plugged = &side->plugged[index];
+	struct sluice_span span = {.id = 10 + index, .len_bytes = len_bytes};
+	struct sluice_session_region region = {
+		.id = id, .gpa = 1ull << 32, .len_bytes = len_bytes, .page_bytes = 4096};
+	int r = host == PAIR_SOURCE ? sluice_source_may_change(pair->source, "memory-add", err)
+				    : sluice_target_may_add(pair->target, &region, err);
+
+	if (r < 0)
+		return r;
+	SLUICE_ASSERT(index < PAIR_REGIONS_MAX && len_bytes <= PAIR_REGION_BYTES);
+	plugged->memory = aligned_alloc(SLUICE_PAGE_BYTES, len_bytes);
+	SLUICE_ASSERT(plugged->memory != NULL);
+	memset(plugged->memory, host == PAIR_SOURCE ? (int)(0x40 + index) : 0, len_bytes);
+	span.addr = plugged->memory;
+	for (uint32_t i = 0; i < PAIR_RAILS; i++)
+		SLUICE_ASSERT(sim->mem_register(side->rails[i].rail, &span,
+				      SLUICE_ACCESS_LOCAL_READ | SLUICE_ACCESS_REMOTE_WRITE,
+				      &plugged->mems[i], NULL) == 0);
+	SLUICE_ASSERT(sluice_bitmap_feed_create_over(
+			      plugged->bitmap, len_bytes / SLUICE_PAGE_BYTES, &plugged->feed) == 0);
+	region.base = plugged->memory;
+	memcpy(region.mems, plugged->mems, sizeof(plugged->mems));
+	region.feed = host == PAIR_SOURCE && feed ? plugged->feed : NULL;
+	side->region[index] = region;
+	side->region_count++;
+	if (host == PAIR_SOURCE)
+		sluice_source_region_add(pair->source, index);
+	else
+		sluice_target_region_add(pair->target, index);
+	if (region.feed != NULL)
+		sluice_source_region_fed(pair->source, index);
+	return (int)index;
 }
 
 /* ---- what surrounds the sessions ---- */
@@ -515,10 +569,16 @@ void pair_stop(struct pair *pair)
 		struct pair_side *side = &pair->side[host];
 
 		pair_forget(pair, (enum pair_host)host);
+		for (uint32_t i = 1; i < side->region_count; i++) {
+			for (uint32_t k = 0; k < PAIR_RAILS; k++)
+				sim->mem_unregister(side->plugged[i].mems[k]);
+			sluice_bitmap_feed_destroy(side->plugged[i].feed);
+			free(side->plugged[i].memory);
+		}
 		sluice_crew_destroy(side->crew);
 		for (uint32_t i = 0; i < PAIR_RAILS; i++) {
 			sim->mem_unregister(side->rails[i].staging);
-			sim->mem_unregister(side->region.mems[i]);
+			sim->mem_unregister(side->region[0].mems[i]);
 			sim->rail_close(side->rails[i].rail);
 		}
 		free(side->memory);

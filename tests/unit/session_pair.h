@@ -13,13 +13,15 @@
 #include "engine/session/target.h"
 #include "transports/sim/sim.h"
 
-#define PAIR_SESSION      "0123456789abcdef0123456789abcdef"
-#define PAIR_REGION_BYTES (4u << 20)
-#define PAIR_LANES        2u
-#define PAIR_RAILS        2u /* of each side; lane 0 goes over the first, lane 1 over the second */
-#define PAIR_QUEUE        256
-#define PAIR_DEVICE       "dev"
-#define PAIR_RETRIES      3u
+#define PAIR_SESSION           "0123456789abcdef0123456789abcdef"
+#define PAIR_REGION_BYTES      (4u << 20)
+#define PAIR_LANES             2u
+#define PAIR_RAILS             2u /* of each side; lane 0 goes over the first, lane 1 over the second */
+#define PAIR_QUEUE             256
+#define PAIR_DEVICE            "dev"
+#define PAIR_RETRIES           3u
+#define PAIR_REGIONS_MAX       8u
+#define PAIR_REGION_TIMEOUT_MS 3000u
 
 /* The steps of a session that goes well, in order: where a test may stop. */
 enum pair_step {
@@ -41,6 +43,14 @@ enum pair_step {
 
 enum pair_host { PAIR_SOURCE, PAIR_TARGET, PAIR_HOSTS };
 
+/* A region that was plugged. */
+struct pair_plugged {
+	uint8_t *memory;
+	struct sluice_mem *mems[PAIR_RAILS];
+	struct sluice_bitmap_feed *feed;
+	uint64_t bitmap[PAIR_REGION_BYTES / 4096 / 64];
+};
+
 struct pair_side {
 	struct pair *pair;
 	enum pair_host host;
@@ -48,18 +58,22 @@ struct pair_side {
 	char addresses[PAIR_RAILS][SLUICE_ADDRESS_MAX];
 	uint8_t *memory;
 	struct sluice_crew *crew;
-	struct sluice_session_region region;
+	struct sluice_session_region region[PAIR_REGIONS_MAX]; /* 0: "ram" */
+	struct pair_plugged plugged[PAIR_REGIONS_MAX];
+	uint32_t region_count;
 	json_t *out[PAIR_QUEUE]; /* said to the peer and not passed on yet */
 	unsigned int out_count;
 	/* What the VMM was asked for, and has done. */
 	bool ready_asked, commit_asked, open_asked, device_added, stopped, device_loaded;
 	unsigned int pending_sync; /* id of a DIRTY_SYNC without an answer; 0: none */
 	char last_event[32];
+	char wanted[64], released[64]; /* of the latest MEMORY_WANTED and MEMORY_RELEASED */
 	enum sluice_decision record;
 	bool cannot_record; /* the disk is full */
 	bool recorded_but_failed; /* the record is in place, and yet an error was returned */
 	bool vmm_gave; /* the source's VMM said commit while it was asked */
 	bool device_started, device_done;
+	uint32_t gone; /* regions that the session has let go of, a bit each */
 	unsigned int reconnects, disconnects;
 };
 
@@ -89,6 +103,10 @@ void pair_forget(struct pair *pair, enum pair_host from);
 bool pair_said(const struct pair *pair, enum pair_host from, const char *type);
 /* Checked against the schema first, as the link does; then handed to @to. Steals @message. */
 void pair_tell(struct pair *pair, enum pair_host to, json_t *message);
+/* Memory is plugged into one side: the session is told unless it refuses, and (at the source, with
+   @feed) that it has a feed. Its index, or -errno. */
+int pair_plug(struct pair *pair, enum pair_host host, const char *id, uint64_t len_bytes, bool feed,
+	struct sluice_error *err);
 /* The source's VMM acknowledges SWITCHOVER_COMMIT, whenever. */
 int pair_give(struct pair *pair, struct sluice_error *err);
 
