@@ -186,7 +186,8 @@ struct sluice_rail_stats {
 	uint64_t refused_deadline; /* too slow, or pushed out by newer ones */
 	uint64_t registrations; /* with the NIC, since the rail was opened, */
 	uint64_t registered_bytes; /* their bytes, */
-	uint64_t registered_ns; /* and the time that they took */
+	uint64_t register_ns; /* the time that they took, */
+	uint64_t registered_last_ns; /* and when the last was made; CLOCK_MONOTONIC, 0: none */
 };
 
 struct sluice_transport {

@@ -38,7 +38,7 @@
 #define RDMA_MEMS_MAX          1024u /* registrations of one rail */
 #define RDMA_READS_MAX         16u /* FLUSHes under way */
 #define RDMA_BACKLOG           256
-#define RDMA_RETRIES           7u /* the most that the wire format knows */
+#define RDMA_RETRIES           6u /* not 7, the most: soft-RoCE takes that for "for ever" */
 #define RDMA_RESOLVE_MS        2000 /* address and route, each */
 #define RDMA_STEP_EVENTS_MAX   64 /* of one rail_step */
 #define RDMA_REGISTER_THREADS  8u

@@ -192,6 +192,17 @@ static int choose_pieces(const struct sluice_rail *rail, uint64_t len_bytes, uin
 	return 0;
 }
 
+static void count_registrations(
+	struct sluice_rail *rail, uint32_t count, uint64_t bytes, uint64_t start_ns)
+{
+	uint64_t now_ns = sluice_now_ns();
+
+	rail->counters.registrations += count;
+	rail->counters.registered_bytes += bytes;
+	rail->counters.register_ns += now_ns - start_ns;
+	rail->counters.registered_last_ns = now_ns;
+}
+
 static int check_span(
 	struct sluice_rail *rail, const struct sluice_span *span, struct sluice_error *err)
 {
@@ -252,9 +263,7 @@ int sluice_rdma_mem_register(struct sluice_rail *rail, const struct sluice_span 
 		free(mem);
 		return r;
 	}
-	rail->counters.registered_bytes += mem->len_bytes;
-	rail->counters.registered_ns += sluice_now_ns() - start_ns;
-	rail->counters.registrations += count;
+	count_registrations(rail, count, mem->len_bytes, start_ns);
 	atomic_store(&rail->mems[slot], mem);
 	if (slot >= atomic_load(&rail->mems_end))
 		atomic_store_explicit(&rail->mems_end, slot + 1, memory_order_release);
@@ -373,12 +382,10 @@ int sluice_rdma_mem_discarded(
 	last = (uint32_t)((offset + len_bytes - 1) >> mem->piece_shift);
 	for (uint32_t index = first; index <= last && r == 0; index++) {
 		r = renew(mem, index, err);
-		if (r == 0) {
-			rail->counters.registered_bytes += piece_bytes(mem, index);
-			rail->counters.registrations++;
-		}
+		if (r == 0)
+			count_registrations(rail, 1, piece_bytes(mem, index), start_ns);
+		start_ns = sluice_now_ns();
 	}
-	rail->counters.registered_ns += sluice_now_ns() - start_ns;
 	sluice_rdma_mem_drain(rail);
 	return r;
 }
