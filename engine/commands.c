@@ -459,18 +459,19 @@ static json_t *workers_json(struct sluice_engine *engine)
 	return workers;
 }
 
-/* What the rail pinned for its NIC. Nothing where rails register no memory. */
+/* What rails pinned for their NICs. Nothing where rails register no memory. */
 static void put_registered(const struct sluice_engine *engine, json_t *reply)
 {
-	const struct sluice_rail_stats *stats = engine->transport->rail_stats(engine->rail);
+	struct sluice_rail_stats stats;
 
-	if (stats->registrations == 0)
+	sluice_rails_stats(engine, &stats);
+	if (stats.registrations == 0)
 		return;
 	json_object_set_new(
-		reply, "registered-bytes", json_integer((json_int_t)stats->registered_bytes));
-	json_object_set_new(reply, "register-ns", json_integer((json_int_t)stats->register_ns));
+		reply, "registered-bytes", json_integer((json_int_t)stats.registered_bytes));
+	json_object_set_new(reply, "register-ns", json_integer((json_int_t)stats.register_ns));
 	json_object_set_new(
-		reply, "registered-last-ns", json_integer((json_int_t)stats->registered_last_ns));
+		reply, "registered-last-ns", json_integer((json_int_t)stats.registered_last_ns));
 }
 
 HANDLER(query_stats)

@@ -113,6 +113,21 @@ static const struct sluice_transport *transport_named(const char *name, size_t *
 	return NULL;
 }
 
+/* The host of "HOST:PORT", "[V6]:PORT" or "HOST". */
+static void host_of(const char *address, char *host, size_t bytes)
+{
+	const char *colon = strrchr(address, ':');
+	size_t length = strlen(address);
+
+	if (address[0] == '[') {
+		address++;
+		length = strcspn(address, "]");
+	} else if (colon != NULL && strchr(address, ':') == colon) {
+		length = (size_t)(colon - address);
+	}
+	snprintf(host, bytes, "%.*s", (int)length, address);
+}
+
 static void add_lack(struct sluice_rails *rails, const char *transport, const char *reason)
 {
 	struct sluice_session_lack *lack;
@@ -153,12 +168,13 @@ static int open_one(struct opening *o, const struct sluice_transport *t, const v
 	return 0;
 }
 
+/* An entry without a transport is for the one that is set, and with auto for tcp. */
 static bool belongs(const struct opening *o, const struct sluice_rail_item *item,
 	const struct sluice_transport *t)
 {
 	if (item->transport[0] != '\0')
 		return strcmp(item->transport, t->name) == 0;
-	return !o->is_auto || strcmp(t->name, "tcp") == 0;
+	return !o->is_auto || t->probe == NULL;
 }
 
 /* As the operator wrote them. -ENOENT: nothing was written for this transport. */
@@ -177,6 +193,21 @@ static int open_items(struct opening *o, const struct sluice_transport *t, const
 	return r;
 }
 
+/* With auto, the entry that names this rail by its address; NULL: none does. */
+static const struct sluice_rail_item *item_for(
+	const struct opening *o, const struct sluice_rail_info *info)
+{
+	char wanted[128], its[128];
+
+	host_of(info->address, its, sizeof(its));
+	for (int i = 0; i < o->item_count; i++) {
+		host_of(o->items[i].address, wanted, sizeof(wanted));
+		if (o->items[i].transport[0] == '\0' && strcmp(wanted, its) == 0)
+			return &o->items[i];
+	}
+	return NULL;
+}
+
 static int by_speed(const void *a, const void *b)
 {
 	const struct sluice_rail_info *x = a, *y = b;
@@ -188,7 +219,24 @@ static int by_speed(const void *a, const void *b)
 	return strcmp(x->device, y->device);
 }
 
-/* The fastest of what the host has; much slower ones would hold the others up. */
+/* What the entries name; without entries those that are nearly as fast as the fastest. */
+static int open_one_found(struct opening *o, const struct sluice_transport *t, const void *conf,
+	const struct sluice_rail_info *info, uint64_t fastest_bytes_per_s, struct sluice_error *err)
+{
+	const struct sluice_rail_item *wanted = item_for(o, info);
+	struct sluice_rail_item item = {.numa_node = -1};
+
+	if (!info->usable || (o->item_count > 0 && wanted == NULL))
+		return 0;
+	if (wanted == NULL && (o->engine->rails.count >= AUTO_RAILS_MAX ||
+				      info->link_bytes_per_s < fastest_bytes_per_s / 2))
+		return 0;
+	if (wanted != NULL)
+		item = *wanted;
+	snprintf(item.address, sizeof(item.address), "%s", info->address);
+	return open_one(o, t, conf, &item, info->device, err);
+}
+
 static int open_found(struct opening *o, const struct sluice_transport *t, const void *conf,
 	struct sluice_error *err)
 {
@@ -211,15 +259,12 @@ static int open_found(struct opening *o, const struct sluice_transport *t, const
 			"%s is there, and guest memory would leave this host by it in clear text; "
 			"lane-security: none allows that",
 			found[0].device);
-	for (int i = 0; i < count && r >= 0; i++) {
-		struct sluice_rail_item item = {.numa_node = -1};
-
-		if (o->engine->rails.count - before == AUTO_RAILS_MAX || !found[i].usable ||
-			found[i].link_bytes_per_s < found[0].link_bytes_per_s / 2)
-			break;
-		snprintf(item.address, sizeof(item.address), "%s", found[i].address);
-		r = open_one(o, t, conf, &item, found[i].device, err);
-	}
+	for (int i = 0; i < count && r >= 0; i++)
+		r = open_one_found(o, t, conf, &found[i], found[0].link_bytes_per_s, err);
+	if (r >= 0 && o->engine->rails.count == before)
+		r = sluice_fail_scope(err, SLUICE_SCOPE_ENGINE, -ENODEV, "rail",
+			"no address in rail is one of %s's (%s has %.100s)", t->name,
+			found[0].device, found[0].address);
 	free(found);
 	return r < 0 ? r : 0;
 }
@@ -484,21 +529,6 @@ int sluice_rails_listen(struct sluice_engine *engine, const struct sluice_peer_a
 
 /* ---- for a session ---- */
 
-/* The host of "HOST:PORT", "[V6]:PORT" or "HOST". */
-static void host_of(const char *address, char *host, size_t bytes)
-{
-	const char *colon = strrchr(address, ':');
-	size_t length = strlen(address);
-
-	if (address[0] == '[') {
-		address++;
-		length = strcspn(address, "]");
-	} else if (colon != NULL && strchr(address, ':') == colon) {
-		length = (size_t)(colon - address);
-	}
-	snprintf(host, bytes, "%.*s", (int)length, address);
-}
-
 static bool take_subnet(
 	const struct ifaddrs *entry, const char *host, struct sluice_subnet *ret_subnet)
 {
@@ -607,17 +637,25 @@ void sluice_rails_json(const struct sluice_engine *engine, json_t *reply)
 	json_object_set_new(reply, "lacks", lacks);
 }
 
-uint64_t sluice_rails_refused(const struct sluice_engine *engine)
+void sluice_rails_stats(const struct sluice_engine *engine, struct sluice_rail_stats *ret_sum)
 {
-	uint64_t refused = 0;
-
+	*ret_sum = (struct sluice_rail_stats){0};
 	for (uint32_t i = 0; i < engine->rails.count; i++) {
+		const struct sluice_engine_rail *rail = &engine->rails.list[i];
 		const struct sluice_rail_stats *stats;
 
-		if (engine->rails.list[i].rail == NULL)
+		if (rail->rail == NULL)
 			continue;
-		stats = engine->rails.list[i].transport->rail_stats(engine->rails.list[i].rail);
-		refused += stats->refused_hello + stats->refused_ticket + stats->refused_deadline;
+		stats = rail->transport->rail_stats(rail->rail);
+		ret_sum->accepted += stats->accepted;
+		ret_sum->welcomed += stats->welcomed;
+		ret_sum->refused_hello += stats->refused_hello;
+		ret_sum->refused_ticket += stats->refused_ticket;
+		ret_sum->refused_deadline += stats->refused_deadline;
+		ret_sum->registrations += stats->registrations;
+		ret_sum->registered_bytes += stats->registered_bytes;
+		ret_sum->register_ns += stats->register_ns;
+		if (stats->registered_last_ns > ret_sum->registered_last_ns)
+			ret_sum->registered_last_ns = stats->registered_last_ns;
 	}
-	return refused;
 }

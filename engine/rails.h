@@ -91,7 +91,7 @@ void sluice_rails_address(const struct sluice_engine *engine, uint32_t rail, con
 
 /* The members `rails` and `lacks` of query-placement. */
 void sluice_rails_json(const struct sluice_engine *engine, json_t *reply);
-/* Connections refused, of all rails. */
-uint64_t sluice_rails_refused(const struct sluice_engine *engine);
+/* All rails together. */
+void sluice_rails_stats(const struct sluice_engine *engine, struct sluice_rail_stats *ret_sum);
 
 #endif

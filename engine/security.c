@@ -175,11 +175,15 @@ void sluice_security_refused(struct sluice_engine *engine, const char *why)
 json_t *sluice_security_query(const struct sluice_engine *engine)
 {
 	const char *identity = engine->link != NULL ? sluice_link_identity(engine->link) : NULL;
-	json_t *reply = json_pack("{s:s, s:s, s:I, s:I}", "peer-link",
+	struct sluice_rail_stats stats;
+	json_t *reply;
+
+	sluice_rails_stats(engine, &stats);
+	reply = json_pack("{s:s, s:s, s:I, s:I}", "peer-link",
 		wants_psk(&engine->config) ? "psk" : "none", "lanes",
 		first_rail(engine, false) != NULL ? "clear-text" : "local", "peers-refused",
 		(json_int_t)engine->peers_refused, "lanes-refused",
-		(json_int_t)sluice_rails_refused(engine));
+		(json_int_t)(stats.refused_hello + stats.refused_ticket + stats.refused_deadline));
 
 	if (identity != NULL)
 		json_object_set_new(reply, "psk-identity", json_string(identity));
