@@ -452,6 +452,20 @@ static json_t *workers_json(struct sluice_engine *engine)
 	return workers;
 }
 
+/* What the rail pinned for its NIC. Nothing where rails register no memory. */
+static void put_registered(const struct sluice_engine *engine, json_t *reply)
+{
+	const struct sluice_rail_stats *stats = engine->transport->rail_stats(engine->rail);
+
+	if (stats->registrations == 0)
+		return;
+	json_object_set_new(
+		reply, "registered-bytes", json_integer((json_int_t)stats->registered_bytes));
+	json_object_set_new(reply, "register-ns", json_integer((json_int_t)stats->register_ns));
+	json_object_set_new(
+		reply, "registered-last-ns", json_integer((json_int_t)stats->registered_last_ns));
+}
+
 HANDLER(query_stats)
 {
 	struct sluice_engine *engine = ctx;
@@ -480,6 +494,7 @@ HANDLER(query_stats)
 						  ? 0
 						  : engine->memory.pages_pinned -
 							    engine->pages_pinned_before)));
+	put_registered(engine, reply);
 	json_object_set_new(reply, "cpu-ns",
 		json_integer((json_int_t)sluice_clock_read(CLOCK_PROCESS_CPUTIME_ID)));
 	json_object_set_new(reply, "workers", workers_json(engine));

@@ -54,7 +54,7 @@ const struct sluice_param sluice_config_params[] = {
 		"switch over when the predicted downtime is no longer than this", true},
 	{"sync-interval", SLUICE_PARAM_TIME, FIELD(sync_interval_ns), "100ms", 2 * SLUICE_NS_PER_MS,
 		10 * SLUICE_NS_PER_S, NULL, "longest time between two dirty syncs", true},
-	{"vmm-switchover", SLUICE_PARAM_TIME, FIELD(vmm_switchover_ns), "500us", 0,
+	{"vmm-switchover", SLUICE_PARAM_TIME, FIELD(vmm_switchover_ns), "700us", 0,
 		600 * SLUICE_NS_PER_S, NULL,
 		"what stopping, saving, loading and resuming take in both VMMs, for the predicted "
 		"downtime: only they know",

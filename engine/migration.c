@@ -338,6 +338,39 @@ static int make_source(struct sluice_engine *engine, const struct sluice_session
 	return r;
 }
 
+/* ---- the rail ---- */
+
+static void on_rail(void *ctx, uint32_t events)
+{
+	struct sluice_engine *engine = ctx;
+
+	(void)events;
+	engine->transport->rail_step(engine->rail, sluice_now_ns());
+}
+
+static void on_rail_timer(void *ctx, uint64_t now_ns)
+{
+	struct sluice_engine *engine = ctx;
+
+	engine->transport->rail_step(engine->rail, now_ns);
+	/* Only while lanes may be coming or going: an idle engine has no timer. */
+	sluice_timer_set(engine->rail_timer,
+		sluice_engine_is_busy(engine) ? now_ns + RAIL_STEP_NS : SLUICE_NEVER);
+}
+
+/* Lanes are connected and taken down by rail_step, at either end. */
+static int watch_rail(struct sluice_engine *engine, struct sluice_error *err)
+{
+	int fd = engine->transport->rail_fd(engine->rail), r = 0;
+
+	if (engine->rail_timer == NULL)
+		r = sluice_timer_add(engine->loop, on_rail_timer, engine, &engine->rail_timer);
+	if (r == 0 && fd >= 0 && engine->rail_watch == NULL)
+		r = sluice_watch_add(
+			engine->loop, fd, EPOLLIN, on_rail, engine, &engine->rail_watch);
+	return r < 0 ? sluice_fail(err, r, "rail", "%s", strerror(-r)) : 0;
+}
+
 int sluice_engine_migrate(struct sluice_engine *engine, const char *uri, struct sluice_error *err)
 {
 	struct sluice_session_env env = engine_env;
@@ -359,6 +392,8 @@ int sluice_engine_migrate(struct sluice_engine *engine, const char *uri, struct 
 	for (size_t i = 0; i < sizeof(id); i++)
 		snprintf(engine->session + 2 * i, 3, "%02x", id[i]);
 	r = begin(engine, (uint32_t)engine->config.lanes, &conf, err);
+	if (r == 0)
+		r = watch_rail(engine, err);
 	if (r == 0) {
 		env.ctx = engine;
 		memcpy(conf.session, engine->session, sizeof(conf.session));
@@ -367,6 +402,8 @@ int sluice_engine_migrate(struct sluice_engine *engine, const char *uri, struct 
 	}
 	if (r == 0)
 		r = make_source(engine, &conf, &env, err);
+	if (r == 0)
+		sluice_timer_set(engine->rail_timer, sluice_now_ns());
 	if (r < 0) {
 		sluice_fail(err, r, "migrate", "%s", strerror(-r));
 		sluice_engine_session_clear(engine);
@@ -378,46 +415,18 @@ int sluice_engine_migrate(struct sluice_engine *engine, const char *uri, struct 
 
 /* ---- waiting for a source ---- */
 
-static void on_rail(void *ctx, uint32_t events)
-{
-	struct sluice_engine *engine = ctx;
-
-	(void)events;
-	engine->transport->rail_step(engine->rail, sluice_now_ns());
-}
-
-static void on_rail_timer(void *ctx, uint64_t now_ns)
-{
-	struct sluice_engine *engine = ctx;
-
-	engine->transport->rail_step(engine->rail, now_ns);
-	/* Only while lanes may still be coming: an idle engine has no timer. */
-	sluice_timer_set(
-		engine->rail_timer, engine->target != NULL && !sluice_target_is_over(engine->target)
-					    ? now_ns + RAIL_STEP_NS
-					    : SLUICE_NEVER);
-}
-
 static int listen_rail(struct sluice_engine *engine, struct sluice_error *err)
 {
-	int fd, r;
+	int r;
 
 	if (engine->rail_address[0] != '\0')
 		return 0;
-	r = engine->transport->rail_listen(engine->rail, engine->rail_address, err);
-	if (r < 0) {
-		engine->rail_address[0] = '\0';
-		return r;
-	}
-	if (engine->rail_timer == NULL)
-		r = sluice_timer_add(engine->loop, on_rail_timer, engine, &engine->rail_timer);
-	fd = engine->transport->rail_fd(engine->rail);
-	if (r == 0 && fd >= 0)
-		r = sluice_watch_add(
-			engine->loop, fd, EPOLLIN, on_rail, engine, &engine->rail_watch);
+	r = watch_rail(engine, err);
+	if (r == 0)
+		r = engine->transport->rail_listen(engine->rail, engine->rail_address, err);
 	if (r < 0)
 		engine->rail_address[0] = '\0';
-	return r < 0 ? sluice_fail(err, r, "rail", "%s", strerror(-r)) : 0;
+	return r;
 }
 
 static void stranger_gone(struct sluice_stranger *stranger)

@@ -42,6 +42,8 @@ const struct perf_metric perf_metrics[] = {
 	{"pin_ms",                         "pinning",     "ms",    1,    2},
 	{"pages_pinned_during_migration",  "pinned during migration", "pages", 1, 0},
 	{"pages_pinned_by_reattach",       "pinned by reattaching", "pages", 1, 0},
+	{"register_ms_per_gib",            "registering a GiB", "ms", 1,    1},
+	{"registered_in_downtime",         "registered in downtime", "", 1, 0},
 	{"cpu_s_per_gib",                  "CPU, both, per GiB", "s", 1, 3},
 	{"cpu_s_target_per_gib",           "CPU, target, per GiB", "s", 1, 3},
 	{"cpu_s_source",                   "CPU, source engine", "s", 1, 3},

@@ -245,6 +245,9 @@ static int put_times(struct migration *m, struct sluice_error *err)
 	put_real(m, "downtime_over_40ms",
 		json_number_value(json_object_get(m->run, "downtime_ms")) > 40 ? 1 : 0);
 	put_predict_error(m);
+	json_object_set(m->run, "predicted_phases",
+		json_object_get(m->migrate, "expected-downtime-phases"));
+	json_object_set(m->run, "downtime_phases", json_object_get(m->migrate, "downtime-phases"));
 	put_from(m, "engine_total_ms", m->migrate, "total-time", 1);
 	put_from(m, "engine_downtime_ms", m->migrate, "downtime-us", 1e-3);
 	return 0;
@@ -278,6 +281,28 @@ static void put_rates(struct migration *m, const json_t *stats)
 		put_real(m, "bulk_bytes_per_s", bulk);
 }
 
+/* What the rails of both sides registered; nothing where no rail registers memory. The clock is the
+   same for all processes of a host. */
+static void put_registered(struct migration *m, const json_t *source, const json_t *target)
+{
+	double gib = (json_number_value(json_object_get(source, "registered-bytes")) +
+			     json_number_value(json_object_get(target, "registered-bytes"))) /
+		     (double)(1ull << 30);
+	double ns = json_number_value(json_object_get(source, "register-ns")) +
+		    json_number_value(json_object_get(target, "register-ns"));
+	double stopped_ns = (double)m->span.stopped_ns;
+
+	if (gib <= 0)
+		return;
+	put_real(m, "register_ms_per_gib", ns / SLUICE_NS_PER_MS / gib);
+	put_real(m, "registered_in_downtime",
+		json_number_value(json_object_get(source, "registered-last-ns")) > stopped_ns ||
+				json_number_value(json_object_get(target, "registered-last-ns")) >
+					stopped_ns
+			? 1
+			: 0);
+}
+
 static int put_stats(struct migration *m, struct sluice_error *err)
 {
 	json_t *stats = NULL, *target_stats = NULL, *lanes = NULL;
@@ -298,6 +323,7 @@ static int put_stats(struct migration *m, struct sluice_error *err)
 	perf_disturb_describe(&m->disturb, stats, lanes, m->run);
 	put_from(m, "pin_ms", stats, "pin-ms", 1);
 	put_from(m, "pages_pinned_during_migration", stats, "pages-pinned-during-migration", 1);
+	put_registered(m, stats, target_stats);
 	put_rates(m, stats);
 	json_object_set(m->run, "lanes", lanes);
 	json_object_set(m->run, "workers", json_object_get(stats, "workers"));

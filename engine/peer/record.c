@@ -17,8 +17,7 @@
 
 #define PATH_BYTES       512
 #define RECORD_BYTES_MAX 512
-#define REHEARSALS       5
-#define FIRST_MAX        2 /* the first one counts, up to so many times the quickest */
+#define REHEARSALS       5 /* an odd number: their median counts */
 
 static const char where[] = "session record";
 
@@ -194,29 +193,32 @@ static int rehearse_once(
 				dir, strerror(-r));
 }
 
+static int compare_ns(const void *a, const void *b)
+{
+	const uint64_t *x = a, *y = b;
+
+	return (*x > *y) - (*x < *y);
+}
+
 int sluice_record_rehearse(const char *dir, uint64_t *ret_ns, struct sluice_error *err)
 {
 	char path[PATH_BYTES], temporary[PATH_BYTES];
-	uint64_t first_ns = 0, quickest_ns = UINT64_MAX;
+	uint64_t took_ns[REHEARSALS];
 	int r = sluice_record_prepare(dir, err);
 
 	snprintf(path, sizeof(path), "%s/rehearsal.%ld", dir, (long)getpid());
 	snprintf(temporary, sizeof(temporary), "%s/rehearsal.%ld.tmp", dir, (long)getpid());
 	for (int i = 0; r == 0 && i < REHEARSALS; i++) {
-		uint64_t begin_ns = sluice_now_ns(), ns;
+		uint64_t begin_ns = sluice_now_ns();
 
 		r = rehearse_once(dir, temporary, path, err);
-		ns = sluice_now_ns() - begin_ns;
-		if (i == 0)
-			first_ns = ns;
-		if (ns < quickest_ns)
-			quickest_ns = ns;
+		took_ns[i] = sluice_now_ns() - begin_ns;
 	}
-	/* The commit will be like the first one, before which nobody wrote either; unless that was
-	   one of the moments in which a disk is slow. */
-	if (r == 0)
-		*ret_ns = first_ns < FIRST_MAX * quickest_ns ? first_ns : FIRST_MAX * quickest_ns;
-	return r;
+	if (r < 0)
+		return r;
+	qsort(took_ns, REHEARSALS, sizeof(*took_ns), compare_ns);
+	*ret_ns = took_ns[REHEARSALS / 2];
+	return 0;
 }
 
 int sluice_record_decide(const char *dir, enum sluice_record_side side, const char *session,

@@ -20,8 +20,7 @@ struct sluice_measure {
 	uint64_t busy_ns; /* time within the interval in which lanes had work */
 	uint64_t sync_ns; /* DIRTY_SYNC until dirty-sync-done, the last one */
 	uint64_t vmm_rtt_ns; /* the quickest of them: little more than the round trip */
-	uint64_t
-		peer_rtt_ns; /* of the peer link, the quickest: at the switchover lanes are empty */
+	uint64_t peer_rtt_ns; /* peer link, the quickest: at the switchover lanes are empty */
 	uint64_t record_ns; /* what the commit's records take at both ends, one after the other */
 	uint64_t elapsed_ns; /* since pages began to move */
 	uint32_t lanes; /* to be closed at the target before it is prepared */
@@ -42,18 +41,33 @@ struct sluice_policy_conf {
 struct sluice_policy_state {
 	uint64_t placed_bytes, placed_ns; /* of lately, older ones fading: what the rate is of */
 	uint64_t placed_bytes_per_s;
+	uint32_t measures; /* of that rate, so far */
 	uint64_t dirty_bytes_per_s; /* smoothed */
 	uint32_t throttle_percent;
 	uint32_t intervals;
 	uint32_t rounds_below_limit; /* decisions with a prediction within the limit */
 };
 
+/* A pause, phase by phase, as the source sees it: what a prediction is made of, and what came. */
+struct sluice_downtime {
+	uint64_t
+		stop_ns; /* SWITCHOVER_READY until migrate-continue: vCPUs stop, devices are added */
+	uint64_t sync_ns; /* the last dirty sync */
+	uint64_t drain_ns; /* memory and devices that are left */
+	uint64_t load_ns; /* finish until prepared: the target closes lanes, its VMM loads */
+	uint64_t give_ns; /* SWITCHOVER_COMMIT until its answer */
+	uint64_t commit_ns; /* records at both ends, commit and its answer, the guest is let go */
+};
+
 struct sluice_decision_out {
 	bool switch_over;
 	uint64_t predicted_downtime_ns; /* if the guest were stopped now */
+	struct sluice_downtime predicted; /* the same by phase */
 	uint32_t throttle_percent;
 	uint64_t next_sync_ns; /* from now */
 };
+
+uint64_t sluice_downtime_sum(const struct sluice_downtime *downtime);
 
 void sluice_policy_decide(const struct sluice_policy_conf *conf,
 	const struct sluice_measure *measure, struct sluice_policy_state *state,

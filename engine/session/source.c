@@ -55,6 +55,8 @@ void source_enter(struct sluice_source *s, enum source_state state)
 	if (state >= SOURCE_FAILED && source_guest_is_ours(s->state))
 		source_begin_farewell(s);
 	s->state = state;
+	if (state == SOURCE_COMPLETED)
+		source_end_phase(s, &s->downtime.commit_ns);
 	if (sluice_source_is_over(s)) {
 		if (s->pause != PAUSE_NONE)
 			s->paused_ns += source_now(s) - s->pause_since_ns;

@@ -98,7 +98,10 @@ struct sluice_source {
 	uint64_t interval_start_ns, interval_placed_bytes, drained_ns;
 	struct sluice_policy_state policy_state;
 	uint64_t predicted_downtime_ns; /* the latest */
-	uint64_t switch_predicted_ns; /* what was predicted when it was decided to switch */
+	/* What was predicted when it was decided to switch, and what came of it. */
+	uint64_t switch_predicted_ns;
+	struct sluice_downtime switch_predicted, downtime;
+	uint64_t phase_ns; /* when the phase under way began */
 	uint64_t dirty_pages_per_s, last_interval_bytes_per_s;
 	uint32_t throttle_told;
 
@@ -111,7 +114,7 @@ struct sluice_source {
 	/* The peer link. Between `resume` and `resumed` it is up and nothing else may be said. */
 	bool link_up, hello_said, resuming;
 	uint32_t hello_regions; /* that the hello named */
-	uint64_t heard_ns, pinged_ns, ping_n;
+	uint64_t heard_ns, pinged_ns;
 	uint64_t peer_rtt_ns; /* the quickest so far; 0: not measured yet */
 	uint64_t peer_record_ns; /* what the target's record of the commit takes, as it said */
 	char rail_address[SLUICE_ADDRESS_MAX]; /* from the welcome: where lanes connect */
@@ -154,6 +157,7 @@ void source_send_now(struct sluice_source *s, json_t *message);
 void source_send_abort(struct sluice_source *s, const char *reason);
 bool source_link_usable(const struct sluice_source *s);
 void source_keep_alive(struct sluice_source *s, uint64_t now_ns);
+void source_ping(struct sluice_source *s); /* its answer measures the round trip */
 bool source_peer_lives(const struct sluice_source *s, uint64_t now_ns); /* heard of it lately */
 
 /* source_pause.c */
@@ -188,6 +192,8 @@ void source_step_lanes(struct sluice_source *s, uint64_t now_ns);
 uint64_t source_lanes_deadline_ns(const struct sluice_source *s);
 
 /* source_switchover.c */
+/* A phase of the switchover ended: how long it took goes to @ret_ns, and the next one begins. */
+void source_end_phase(struct sluice_source *s, uint64_t *ret_ns);
 void source_finish_when_drained(struct sluice_source *s);
 void source_say_device(struct sluice_source *s, uint32_t device);
 void source_say_finish(struct sluice_source *s);

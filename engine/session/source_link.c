@@ -11,7 +11,7 @@
 #include "engine/session/source_internal.h"
 
 #define PINGS_PER_TIMEOUT 4
-#define ROUND_TRIP_NS     (100 * SLUICE_NS_PER_MS) /* between two measurements of it */
+#define ALIVE_NS          (100 * SLUICE_NS_PER_MS) /* between two while pages move */
 
 #define IN(state) (1u << SOURCE_##state)
 #define OURS \
@@ -143,14 +143,26 @@ static void on_ping(struct sluice_source *s, const json_t *message)
 		s, json_pack("{s:s, s:O}", "type", "pong", "n", json_object_get(message, "n")));
 }
 
-/* The quickest one counts: others waited behind the lanes' data, or for a target that set up. */
+/*
+ * The round trip is part of the predicted downtime, in which lanes have nothing under way: so it is
+ * measured before the first of them sends, and whenever a dirty sync is asked: at the latest before
+ * the last one they have sent all there is. The number that comes back is when the ping was sent: several may be under way at once.
+ */
+void source_ping(struct sluice_source *s)
+{
+	s->pinged_ns = source_now(s);
+	source_send_now(s, json_pack("{s:s, s:I}", "type", "ping", "n",
+				   (json_int_t)(s->pinged_ns - s->start_ns)));
+}
+
+/* The quickest one counts: others waited behind the lanes' data. */
 static void on_pong(struct sluice_source *s, const json_t *message)
 {
-	uint64_t took_ns = source_now(s) - s->pinged_ns;
+	uint64_t now_ns = source_now(s) - s->start_ns;
+	uint64_t sent_ns = (uint64_t)json_integer_value(json_object_get(message, "n"));
 
-	if ((uint64_t)json_integer_value(json_object_get(message, "n")) == s->ping_n &&
-		(s->peer_rtt_ns == 0 || took_ns < s->peer_rtt_ns))
-		s->peer_rtt_ns = took_ns;
+	if (sent_ns < now_ns && (s->peer_rtt_ns == 0 || now_ns - sent_ns < s->peer_rtt_ns))
+		s->peer_rtt_ns = now_ns - sent_ns;
 }
 
 void sluice_source_peer_message(struct sluice_source *s, const json_t *message)
@@ -197,15 +209,12 @@ void sluice_source_peer_message(struct sluice_source *s, const json_t *message)
 			type, sluice_source_status(s));
 }
 
-/*
- * The round trip is part of the predicted downtime: while pages move it is measured often enough to
- * meet a moment in which nothing is in the way.
- */
+/* While pages move a silent peer is noticed soon: until it is heard, no lane is blamed. */
 static uint64_t ping_gap_ns(const struct sluice_source *s)
 {
 	uint64_t gap_ns = s->conf.peer_timeout_ns / PINGS_PER_TIMEOUT;
 
-	return s->state <= SOURCE_DRAIN && gap_ns > ROUND_TRIP_NS ? ROUND_TRIP_NS : gap_ns;
+	return s->state <= SOURCE_DRAIN && gap_ns > ALIVE_NS ? ALIVE_NS : gap_ns;
 }
 
 bool source_peer_lives(const struct sluice_source *s, uint64_t now_ns)
@@ -227,9 +236,6 @@ void source_keep_alive(struct sluice_source *s, uint64_t now_ns)
 		sluice_source_peer_lost(s, -ETIMEDOUT, "the peer is silent");
 		return;
 	}
-	if (!sluice_source_is_over(s) && sluice_has_passed(now_ns, s->pinged_ns, ping_gap_ns(s))) {
-		s->pinged_ns = now_ns;
-		source_send_now(
-			s, json_pack("{s:s, s:I}", "type", "ping", "n", (json_int_t)++s->ping_n));
-	}
+	if (!sluice_source_is_over(s) && sluice_has_passed(now_ns, s->pinged_ns, ping_gap_ns(s)))
+		source_ping(s);
 }

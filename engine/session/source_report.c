@@ -78,6 +78,16 @@ static void add_downtimes(const struct sluice_source *s, json_t *object)
 		json_integer((json_int_t)(expected_ns / SLUICE_NS_PER_US)));
 }
 
+static json_t *phases(const struct sluice_downtime *d)
+{
+	const uint64_t us = SLUICE_NS_PER_US;
+
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "stop-us", (json_int_t)(d->stop_ns / us),
+		"sync-us", (json_int_t)(d->sync_ns / us), "drain-us",
+		(json_int_t)(d->drain_ns / us), "load-us", (json_int_t)(d->load_ns / us), "give-us",
+		(json_int_t)(d->give_ns / us), "commit-us", (json_int_t)(d->commit_ns / us));
+}
+
 json_t *sluice_source_query(const struct sluice_source *s)
 {
 	struct sluice_lane_counters sum;
@@ -94,7 +104,11 @@ json_t *sluice_source_query(const struct sluice_source *s)
 		json_object_set_new(reply, "downtime", json_integer(ms(s->over_ns - s->ready_ns)));
 		json_object_set_new(reply, "downtime-us",
 			json_integer((json_int_t)((s->over_ns - s->ready_ns) / SLUICE_NS_PER_US)));
+		json_object_set_new(reply, "downtime-phases", phases(&s->downtime));
 	}
+	if (s->ready_ns != 0)
+		json_object_set_new(
+			reply, "expected-downtime-phases", phases(&s->switch_predicted));
 	if (s->active_ns != 0)
 		json_object_set_new(
 			reply, "setup-time", json_integer(ms(s->active_ns - s->start_ns)));

@@ -13,6 +13,14 @@
 #include "base/clock.h"
 #include "engine/session/source_internal.h"
 
+void source_end_phase(struct sluice_source *s, uint64_t *ret_ns)
+{
+	uint64_t now_ns = source_now(s);
+
+	*ret_ns = now_ns - s->phase_ns;
+	s->phase_ns = now_ns;
+}
+
 static int check_device(struct sluice_source *s, const char *device, struct sluice_error *err)
 {
 	if (s->state != SOURCE_ACTIVE && s->state != SOURCE_READY)
@@ -83,14 +91,15 @@ void source_finish_when_drained(struct sluice_source *s)
 		return;
 	if (source_fail_when_memory_lost(s))
 		return;
+	source_end_phase(s, &s->downtime.drain_ns);
 	source_enter(s, SOURCE_PREPARE);
-	source_send(s,
-		json_pack("{s:s, s:I}", "type", "finish", "devices", (json_int_t)s->device_count));
+	source_say_finish(s);
 }
 
 void source_on_prepared(struct sluice_source *s, const json_t *message)
 {
 	(void)message;
+	source_end_phase(s, &s->downtime.load_ns);
 	source_enter(s, SOURCE_ASK);
 	s->env.vmm_event(
 		s->env.ctx, "SWITCHOVER_COMMIT", json_pack("{s:s}", "session", s->conf.session));
@@ -126,7 +135,8 @@ void source_commit_if_given(struct sluice_source *s)
 int sluice_source_continue(struct sluice_source *s, const char *state, struct sluice_error *err)
 {
 	if (s->state == SOURCE_READY && strcmp(state, "pre-switchover") == 0) {
-		s->stopped_ns = source_now(s);
+		source_end_phase(s, &s->downtime.stop_ns);
+		s->stopped_ns = s->phase_ns;
 		/* A stopped guest is never held up by a limit that protects the network. */
 		sluice_source_set_max_bandwidth(s, s->conf.max_bandwidth_bytes_per_s);
 		source_enter(s, SOURCE_DRAIN);
@@ -136,6 +146,8 @@ int sluice_source_continue(struct sluice_source *s, const char *state, struct sl
 	if (s->state == SOURCE_ASK && strcmp(state, "commit") == 0) {
 		/* A commit that the target cannot hear would put the guest in doubt: it waits for the
 		   link, and until it is on record the guest can still come back. */
+		if (!s->gave)
+			source_end_phase(s, &s->downtime.give_ns);
 		s->gave = true;
 		return source_link_usable(s) ? commit(s, err) : 0;
 	}

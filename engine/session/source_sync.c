@@ -20,6 +20,8 @@ void source_ask_sync(struct sluice_source *s)
 	SLUICE_ASSERT(!s->sync_outstanding);
 	s->sync_id++;
 	s->sync_outstanding = true;
+	if (s->state == SOURCE_ACTIVE)
+		source_ping(s);
 	s->sync_asked_ns = source_now(s);
 	s->env.vmm_event(
 		s->env.ctx, "DIRTY_SYNC", json_pack("{s:I}", "id", (json_int_t)s->sync_id));
@@ -81,6 +83,7 @@ static void activate(struct sluice_source *s)
 	for (uint32_t i = 0; i < s->conf.region_count; i++)
 		if (source_region_moves(s, i))
 			source_mark_region(s, i);
+	source_ping(s);
 	s->active_ns = now_ns;
 	start_interval(s, now_ns);
 	s->next_sync_ns = now_ns + s->conf.policy.sync_interval_ns;
@@ -148,7 +151,8 @@ static void decide(struct sluice_source *s, uint64_t pages_dirtied)
 		s->next_sync_ns = now_ns + HELD_SYNC_NS;
 	} else if (decision.switch_over) {
 		s->switch_predicted_ns = decision.predicted_downtime_ns;
-		s->ready_ns = now_ns;
+		s->switch_predicted = decision.predicted;
+		s->ready_ns = s->phase_ns = now_ns;
 		source_enter(s, SOURCE_READY);
 		s->env.vmm_event(s->env.ctx, "SWITCHOVER_READY",
 			json_pack("{s:s}", "session", s->conf.session));
@@ -185,6 +189,7 @@ int sluice_source_dirty_sync_done(struct sluice_source *s, uint64_t id, struct s
 		break;
 	case SOURCE_DRAIN:
 		s->final_sync_done = true;
+		source_end_phase(s, &s->downtime.sync_ns);
 		sluice_source_tick(s);
 		break;
 	default:

@@ -173,13 +173,20 @@ struct sluice_conn_stats {
 #undef X
 };
 
-/* Connections that asked for a lane of a rail. Written and read by the control thread. */
+/*
+ * Connections that asked for a lane of a rail, and what it has registered. Written and read by
+ * the control thread.
+ */
 struct sluice_rail_stats {
 	uint64_t accepted; /* by the network; the sum of the following and of those under way */
 	uint64_t welcomed; /* became a lane */
 	uint64_t refused_hello; /* malformed, or another version */
 	uint64_t refused_ticket; /* well-formed, but nobody waits for it (any more) */
 	uint64_t refused_deadline; /* too slow, or pushed out by newer ones */
+	uint64_t registrations; /* with the NIC, since the rail was opened, */
+	uint64_t registered_bytes; /* their bytes, */
+	uint64_t register_ns; /* the time that they took, */
+	uint64_t registered_last_ns; /* and when the last was made; CLOCK_MONOTONIC, 0: none */
 };
 
 struct sluice_transport {
@@ -210,8 +217,10 @@ struct sluice_transport {
 	   peer passes as peer_address. */
 	int (*rail_listen)(struct sluice_rail *rail, char ret_address[SLUICE_ADDRESS_MAX],
 		struct sluice_error *err);
-	/* Progress for connections that are not lanes yet (accept, hello, refusals). The control
-	   loop calls it when rail_fd is readable, and at least every 100 ms while it listens. */
+	/* Progress for connections that are not lanes yet (accept, hello, refusals), and what else
+	   is no business of workers (taking a lost connection down). The control loop calls it
+	   when rail_fd is readable, and at least every 100 ms while a session listens or has
+	   lanes, at both ends. */
 	void (*rail_step)(struct sluice_rail *rail, uint64_t now_ns);
 	int (*rail_fd)(struct sluice_rail *rail); /* -1: none */
 	const struct sluice_rail_stats *(*rail_stats)(const struct sluice_rail *rail);

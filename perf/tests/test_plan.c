@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* test_plan.c: configuration files with variants, and the figures that are made of their runs. */
 #include <errno.h>
+#include <glob.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -236,7 +237,34 @@ static void test_skipped(void)
 	free(plan);
 }
 
-int main(void)
+static const char *shipped = "configs/bench"; /* or the argument */
+
+/* What comes with the source can be read, in both sizes. */
+static void test_shipped(void)
+{
+	char pattern[512];
+	glob_t files;
+
+	snprintf(pattern, sizeof(pattern), "%s/*.yaml", shipped);
+	CU_ASSERT_EQUAL_FATAL(glob(pattern, 0, NULL, &files), 0);
+	CU_ASSERT_TRUE(files.gl_pathc >= 10);
+	for (size_t i = 0; i < files.gl_pathc; i++) {
+		for (int quick = 0; quick <= 1; quick++) {
+			struct perf_plan_options options = {.quick = quick != 0};
+			struct sluice_error err = {0};
+			struct perf_plan *plan = NULL;
+
+			CU_ASSERT_EQUAL(
+				perf_plan_load(files.gl_pathv[i], &options, &plan, &err), 0);
+			if (plan == NULL)
+				printf("%s: %s\n", files.gl_pathv[i], err.text);
+			free(plan);
+		}
+	}
+	globfree(&files);
+}
+
+int main(int argc, char **argv)
 {
 	unsigned int failures;
 	int fd = mkstemp(path);
@@ -244,6 +272,8 @@ int main(void)
 	if (fd < 0 || CU_initialize_registry() != CUE_SUCCESS)
 		return EXIT_FAILURE;
 	close(fd);
+	if (argc > 1)
+		shipped = argv[1];
 	CU_pSuite suite = CU_add_suite("plan", NULL, NULL);
 	CU_add_test(suite, "variants", test_variants);
 	CU_add_test(suite, "what wins", test_precedence);
@@ -252,6 +282,7 @@ int main(void)
 	CU_add_test(suite, "ratios within rounds", test_ratio);
 	CU_add_test(suite, "targets", test_met);
 	CU_add_test(suite, "skipped", test_skipped);
+	CU_add_test(suite, "what is shipped", test_shipped);
 	CU_basic_set_mode(CU_BRM_VERBOSE);
 	CU_basic_run_tests();
 	failures = CU_get_number_of_failures();

@@ -10,8 +10,11 @@
  * (lane_guard_engine.c).
  *
  * Allowed on descriptors: what cannot wait, because they are O_NONBLOCK or the call says
- * MSG_DONTWAIT. Sanitizers define the same functions: with them the guard does
- * nothing, and LANE_GUARD_WORKS is 0.
+ * MSG_DONTWAIT; commands to a verbs device, which the kernel carries out without sleeping (posting,
+ * asking for a notification). Allowed is also the spinlock that a verbs provider, and nobody else,
+ * takes around a queue: queues of a lane belong to one worker, so it is always free.
+ *
+ * Sanitizers define the same functions: with them the guard does nothing, and LANE_GUARD_WORKS is 0.
  */
 #ifndef SLUICE_TESTS_SUPPORT_LANE_GUARD_H
 #define SLUICE_TESTS_SUPPORT_LANE_GUARD_H

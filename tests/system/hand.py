@@ -47,7 +47,8 @@ class Engine:
         self.regions = {}  # name: what the VMM sees of it
         arguments = ["ip", "netns", "exec", netns] if netns else []
         arguments += [lab_module.program("sluiced"), "--listen", self.path]
-        for key, value in {"runtime-dir": self.runtime, **PATIENT, **settings}.items():
+        lanes = lab_module.lane_settings(len(lab.processes) % 2)
+        for key, value in {"runtime-dir": self.runtime, **PATIENT, **lanes, **settings}.items():
             arguments += ["--set", f"{key.replace('_', '-')}={value}"]
         self.child, self.process = lab.start(name, arguments)
         self.vmm = lab.connect(self.path)

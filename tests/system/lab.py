@@ -27,6 +27,12 @@ ENDED = ("completed", "failed", "cancelled")
 PATIENT = {"peer-timeout": "60s", "setup-timeout": "60s", "switchover-timeout": "120s"}
 
 
+OVER_RDMA = os.environ.get("SLUICE_TRANSPORT") == "rdma"
+RDMA_ENDS = (("10.77.0.1",), ("10.77.0.2",))  # of the cables of scripts/rxe-setup
+IN_LAB = "SLUICE_LAB" in os.environ  # in the VM of scripts/lab
+LAB_GUEST = {"ram": "32M", "accel": "thread", "rate": 3000, "tracking": "auto"}
+
+
 def skip(reason):
     print(f"skipped: {reason}")
     sys.exit(77)
@@ -41,8 +47,34 @@ def program(name):
 
 
 def need_kvm():
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+    if not IN_LAB and not os.access("/dev/kvm", os.R_OK | os.W_OK):
         skip("/dev/kvm cannot be opened")
+
+
+def need_rdma():
+    if not os.path.exists("/sys/class/infiniband/rxe0a"):
+        skip("there is no RDMA device rxe0a: scripts/lab test, or scripts/rxe-setup pair 0 and pair 1")
+
+
+def guest(**options):
+    """A guest as a test wants it; in the lab, where all is emulated, a small one of threads."""
+    return {**options, **LAB_GUEST} if IN_LAB else options
+
+
+def lane_settings(end):
+    """The engine's settings about how lanes travel, for a host at one end of the cables."""
+    if not OVER_RDMA:
+        return {}
+    return {"transport": "rdma", "rail": ",".join(RDMA_ENDS[end]), "lane-security": "none"}
+
+
+def cpus_of(text):
+    """The kernel's form of a set of CPUs: "0-3,8"."""
+    cpus = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        cpus.update(range(int(first), int(last or first) + 1))
+    return cpus
 
 
 def wait_until(what, condition, timeout_s=PATIENCE_S, step_s=0.02):
@@ -194,6 +226,8 @@ def main(*needed):
             need_kvm()
         else:
             program(name)
+    if OVER_RDMA:
+        need_rdma()
     unittest.main(verbosity=2)
 
 
@@ -211,7 +245,8 @@ class Host:
         self.socket = os.path.join(self.folder, "engine.sock")
         os.makedirs(self.runtime, mode=0o700)
         options = dict(options)
-        engine_set = {"runtime-dir": self.runtime, **PATIENT, **options.pop("engine_set", {})}
+        engine_set = {"runtime-dir": self.runtime, **PATIENT, **lane_settings(len(lab.hosts) % 2),
+                      **options.pop("engine_set", {})}
         netns = options.pop("netns", None)
         arguments = ["ip", "netns", "exec", netns] if netns else []
         arguments += [program("refvm"), "--engine", program(options.pop("engine", "sluiced")),

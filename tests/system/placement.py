@@ -7,20 +7,11 @@ import os
 import subprocess
 
 import lab as lab_module
-from lab import LabTest, migrate
+from lab import LabTest, cpus_of, migrate
 from qmp import PATIENCE_S
 
 OPTIONS = {"ram": "64M", "vcpus": 1, "accel": "auto", "pattern": "hotset", "rate": 3000}
 MINE = sorted(os.sched_getaffinity(0))
-
-
-def cpus_of(text):
-    """The kernel's form of a set of CPUs: "0-3,8"."""
-    cpus = set()
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        cpus.update(range(int(first), int(last or first) + 1))
-    return cpus
 
 
 def workers_of(pid):

@@ -48,6 +48,8 @@ static void test_table(void)
 		struct sluice_measure m = busy;
 		struct sluice_decision_out out;
 
+		m.pages_dirty = 1u << 20;
+		sluice_policy_decide(&conf, &m, &state, &out);
 		m.pages_dirty = rows[i].pages_dirty;
 		sluice_policy_decide(&conf, &m, &state, &out);
 		if (out.switch_over != rows[i].switch_over ||
@@ -64,6 +66,7 @@ static void test_table(void)
 /* Within the limit, but a calm guest can have less: a few more rounds, then it goes. */
 static void test_the_limit_is_not_a_goal(void)
 {
+	struct sluice_policy_conf with_devices = conf;
 	struct sluice_policy_state state = {0};
 	struct sluice_measure m = busy;
 	struct sluice_decision_out out;
@@ -71,6 +74,7 @@ static void test_the_limit_is_not_a_goal(void)
 
 	m.pages_dirtied = 1000;
 	m.pages_dirty = 10000; /* 40 ms */
+	sluice_policy_decide(&conf, &m, &state, &out);
 	sluice_policy_decide(&conf, &m, &state, &out);
 	CU_ASSERT_FALSE(out.switch_over);
 	m.pages_dirty = 100; /* 0.4 ms */
@@ -83,6 +87,12 @@ static void test_the_limit_is_not_a_goal(void)
 		sluice_policy_decide(&conf, &m, &state, &out);
 	while (!out.switch_over && ++rounds < 100);
 	CU_ASSERT_TRUE(rounds > 1 && rounds < 50);
+	/* What devices say takes its time in any round: that is nothing to wait for. */
+	memset(&state, 0, sizeof(state));
+	with_devices.device_bytes = 100000000; /* 100 ms */
+	m.pages_dirty = 0;
+	sluice_policy_decide(&with_devices, &m, &state, &out);
+	CU_ASSERT_TRUE(out.switch_over);
 }
 
 /* Everything that a switchover waits for besides bytes is in the prediction. */
@@ -98,12 +108,12 @@ static void test_fixed_costs(void)
 		{"nothing", 0, 0, 0, 0, 0, 0, 0, 0},
 		{"the last sync", 5 * MS, 0, 0, 0, 0, 0, 0, 5000},
 		{"six turns at the VMMs", 0, MS, 0, 0, 0, 0, 0, 6000},
-		{"two at the peer", 0, 0, 10 * MS, 0, 0, 0, 0, 20000},
+		{"three at the peer", 0, 0, 10 * MS, 0, 0, 0, 0, 30000},
 		{"both records", 0, 0, 0, 7 * MS, 0, 0, 0, 7000},
 		{"the VMMs' own work", 0, 0, 0, 0, 3 * MS, 0, 0, 3000},
 		{"50 MB of device state at 1 GB/s", 0, 0, 0, 0, 0, 50000000, 0, 50000},
 		{"a hundred lanes to close", 0, 0, 0, 0, 0, 0, 100, 4000},
-		{"all", MS, MS / 10, MS, 2 * MS, MS, 1000000, 10, 8000},
+		{"all", MS, MS / 10, MS, 2 * MS, MS, 1000000, 10, 9000},
 	};
 
 	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
@@ -125,7 +135,95 @@ static void test_fixed_costs(void)
 			fprintf(stderr, "\n%s: %llu ns\n", rows[i].name,
 				(unsigned long long)out.predicted_downtime_ns);
 		CU_ASSERT_EQUAL(out.predicted_downtime_ns / 1000, rows[i].predicted_us);
+		CU_ASSERT_EQUAL(sluice_downtime_sum(&out.predicted), out.predicted_downtime_ns);
 	}
+}
+
+/* Each cost is in its phase, so that an operator sees which one is not as foretold. */
+static void test_phases(void)
+{
+	struct sluice_policy_state state = {0};
+	struct sluice_policy_conf c = conf;
+	struct sluice_measure m = busy;
+	struct sluice_decision_out out;
+	const struct sluice_downtime *d = &out.predicted;
+
+	c.vmm_switchover_ns = 3 * MS;
+	c.device_bytes = 20000000; /* 20 ms at 1 GB/s */
+	m.sync_ns = 5 * MS;
+	m.vmm_rtt_ns = MS;
+	m.peer_rtt_ns = 10 * MS;
+	m.record_ns = 7 * MS;
+	m.lanes = 100;
+	m.pages_dirtied = m.pages_dirty = 0;
+	sluice_policy_decide(&c, &m, &state, &out);
+	CU_ASSERT_EQUAL(d->stop_ns, 5 * MS);
+	CU_ASSERT_EQUAL(d->sync_ns, 5 * MS);
+	CU_ASSERT_EQUAL(d->drain_ns, 31 * MS);
+	CU_ASSERT_EQUAL(d->load_ns, 15 * MS);
+	CU_ASSERT_EQUAL(d->give_ns, MS);
+	CU_ASSERT_EQUAL(d->commit_ns, 18 * MS);
+}
+
+/* Lanes send on while the VMM stops the guest: what they get done by then costs no pause. */
+static void test_memory_goes_meanwhile(void)
+{
+	static const struct {
+		const char *name;
+		uint64_t pages_dirty, pages_dirtied, memory_us;
+	} rows[] = {
+		{"nothing", 0, 0, 0},
+		{"less than goes while it stops", 1000, 0, 0}, /* 4.1 ms */
+		{"as much", 1220, 0, 0},
+		{"1 ms more", 1465, 0, 1000},
+		{"written since: 1 GB/s for 2 ms", 0, 24415, 2000},
+		{"both", 1465, 24415, 3000},
+	};
+
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		struct sluice_policy_state state = {0};
+		struct sluice_policy_conf c = conf;
+		struct sluice_measure m = busy;
+		struct sluice_decision_out out;
+		uint64_t drain_us;
+
+		c.vmm_switchover_ns = 4 * MS; /* half of it, two turns and the sync: 5 ms */
+		m.sync_ns = m.vmm_rtt_ns = MS;
+		m.peer_rtt_ns = 0;
+		m.pages_dirty = rows[i].pages_dirty;
+		m.pages_dirtied = rows[i].pages_dirtied;
+		sluice_policy_decide(&c, &m, &state, &out);
+		drain_us = (out.predicted.drain_ns - m.vmm_rtt_ns) / 1000;
+		if (drain_us + 2 < rows[i].memory_us || drain_us > rows[i].memory_us + 2)
+			fprintf(stderr, "\n%s: %llu us\n", rows[i].name,
+				(unsigned long long)drain_us);
+		CU_ASSERT_TRUE(drain_us + 2 >= rows[i].memory_us);
+		CU_ASSERT_TRUE(drain_us <= rows[i].memory_us + 2);
+	}
+}
+
+/* The first measure begins with an empty network: it is too low by what that holds. */
+static void test_the_first_measure_is_replaced(void)
+{
+	struct sluice_policy_state state = {0};
+	struct sluice_measure m = busy;
+	struct sluice_decision_out out;
+
+	m.bytes_placed = 60000000; /* 40 MB more are under way */
+	m.pages_dirty = 20000; /* 137 ms at that rate: within the limit */
+	sluice_policy_decide(&conf, &m, &state, &out);
+	CU_ASSERT_FALSE(out.switch_over);
+	m.bytes_placed = 100000000;
+	sluice_policy_decide(&conf, &m, &state, &out);
+	CU_ASSERT_EQUAL(state.placed_bytes_per_s, 1000000000);
+	CU_ASSERT_TRUE(out.switch_over);
+	/* Unless the second one is a few pages only. */
+	memset(&state, 0, sizeof(state));
+	sluice_policy_decide(&conf, &m, &state, &out);
+	m.bytes_placed = 1000000;
+	m.busy_ns = MS / 10;
+	sluice_policy_decide(&conf, &m, &state, &out);
+	CU_ASSERT_TRUE(state.placed_bytes_per_s < 1010000000);
 }
 
 /* Records that take longer than the limit: no round helps, so it goes when nothing is left. */
@@ -137,6 +235,7 @@ static void test_a_limit_that_cannot_be_met(void)
 
 	m.record_ns = 400 * MS;
 	m.pages_dirty = 1000; /* 4 ms */
+	sluice_policy_decide(&conf, &m, &state, &out);
 	sluice_policy_decide(&conf, &m, &state, &out);
 	CU_ASSERT_FALSE(out.switch_over);
 	m.pages_dirty = 100; /* 0.4 ms */
@@ -261,6 +360,9 @@ int main(void)
 		{"switch or go on, and the prediction", test_table},
 		{"the limit is a bound, not a goal", test_the_limit_is_not_a_goal},
 		{"what is not bytes", test_fixed_costs},
+		{"what each phase takes", test_phases},
+		{"memory goes while the guest is stopped", test_memory_goes_meanwhile},
+		{"the first measure is replaced", test_the_first_measure_is_replaced},
 		{"a limit that cannot be met", test_a_limit_that_cannot_be_met},
 		{"bursts do not count", test_bursts_do_not_count},
 		{"before anything was placed", test_nothing_placed_yet},

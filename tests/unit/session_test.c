@@ -5,6 +5,7 @@
  * without a record, and the target never takes it without a commit.
  */
 #include <errno.h>
+#include <stdlib.h>
 
 #include "base/bits.h"
 #include "engine/lane/lane_set.h"
@@ -390,6 +391,43 @@ static void test_no_answer_to_commit_is_doubt(void)
 	pair_stop(&pair);
 }
 
+static json_int_t number_of(const json_t *object, const char *key)
+{
+	return json_integer_value(json_object_get(object, key));
+}
+
+/* Each part of the pause is told beside what was expected of it, and together they are the pause. */
+static void test_the_pause_is_told_by_phase(void)
+{
+	static const char *const keys[] = {
+		"stop-us", "sync-us", "drain-us", "load-us", "give-us", "commit-us"};
+	const json_t *phases, *expected;
+	json_int_t us = 0, expected_us = 0;
+	struct pair pair;
+	json_t *reply;
+
+	pair_start(&pair, PAIR_ASK);
+	pair_pass_ms(&pair, 7);
+	CU_ASSERT_EQUAL(pair_give(&pair, NULL), 0);
+	pair_pass_ms(&pair, 5);
+	pair_deliver(&pair, PAIR_SOURCE);
+	pair_deliver(&pair, PAIR_TARGET);
+	reply = sluice_source_query(pair.source);
+	phases = json_object_get(reply, "downtime-phases");
+	expected = json_object_get(reply, "expected-downtime-phases");
+	for (size_t i = 0; i < SLUICE_ARRAY_LEN(keys); i++) {
+		us += number_of(phases, keys[i]);
+		expected_us += number_of(expected, keys[i]);
+	}
+	CU_ASSERT_TRUE(number_of(phases, "give-us") >= 7000);
+	CU_ASSERT_TRUE(number_of(phases, "give-us") < 12000);
+	CU_ASSERT_TRUE(number_of(phases, "commit-us") >= 5000);
+	CU_ASSERT_TRUE(llabs(us - number_of(reply, "downtime-us")) < 10);
+	CU_ASSERT_TRUE(llabs(expected_us - number_of(reply, "expected-downtime-us")) < 10);
+	json_decref(reply);
+	pair_stop(&pair);
+}
+
 static void test_a_decision_about_another_session_is_not_ours(void)
 {
 	struct pair pair;
@@ -488,6 +526,7 @@ static const struct unit_test tests[] = {
 	{"a source that cannot record keeps the guest",
 		test_a_source_that_cannot_record_keeps_the_guest},
 	{"no answer to commit is doubt", test_no_answer_to_commit_is_doubt},
+	{"the pause is told by phase", test_the_pause_is_told_by_phase},
 	{"a decision about another session is not ours",
 		test_a_decision_about_another_session_is_not_ours},
 	{"a long reason is cut between characters", test_a_long_reason_is_cut_between_characters},

@@ -97,31 +97,28 @@ static int open_target(struct sluice_conn *conn, struct sluice_error *err)
 /* Lanes of a rail that was given an address leave from it, from any port. */
 static int bind_local(const struct sluice_conn *conn, struct sluice_error *err)
 {
-	struct tcp_address local = conn->rail->address;
+	struct sluice_inet local = conn->rail->address;
 	char text[SLUICE_ADDRESS_MAX];
 	int on = 1;
 
 	if (!conn->rail->address_given)
 		return 0;
-	if (local.u.any.sa_family == AF_INET)
-		local.u.in.sin_port = 0;
-	else
-		local.u.in6.sin6_port = 0;
+	sluice_inet_set_port(&local, 0);
 	setsockopt(conn->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof(on));
 	if (bind(conn->fd, &local.u.any, local.len) == 0)
 		return 0;
-	sluice_tcp_address_format(&local, text);
+	sluice_inet_format(&local, text);
 	return sluice_fail(err, -errno, "tcp-lane", "cannot leave from %s: %m", text);
 }
 
 static int open_source(
 	struct sluice_conn *conn, const struct sluice_lane_opts *opts, struct sluice_error *err)
 {
-	int r = sluice_tcp_address_parse(opts->peer_address, &conn->peer, err);
+	int r = sluice_inet_parse(opts->peer_address, &conn->peer, err);
 
 	if (r < 0)
 		return r;
-	if (sluice_tcp_address_port(&conn->peer) == 0)
+	if (sluice_inet_port(&conn->peer) == 0)
 		return sluice_fail(err, -EINVAL, "tcp-lane", "%s has no port", opts->peer_address);
 	conn->fd =
 		socket(conn->peer.u.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);

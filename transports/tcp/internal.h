@@ -10,16 +10,15 @@
 #ifndef SLUICE_TRANSPORTS_TCP_INTERNAL_H
 #define SLUICE_TRANSPORTS_TCP_INTERNAL_H
 
-#include <netinet/in.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <sys/socket.h>
 #include <sys/uio.h>
 
 #include <sluice/transport.h>
 
+#include "base/inet.h"
 #include "transports/tcp/tcp.h"
 #include "transports/tcp/wire.h"
 
@@ -42,24 +41,6 @@
 #define TCP_BOUNCE_BYTES         (256u << 10) /* payload with a checksum is copied here first */
 #define TCP_FAULT_BYTES          (64u << 10) /* the kernel's fault-around, see memory.c */
 #define TCP_ACK_BYTES            (1u << 20) /* placed without an acknowledgement, while more waits */
-
-/* ---- addresses (address.c) ---- */
-
-struct tcp_address {
-	union {
-		struct sockaddr any;
-		struct sockaddr_in in;
-		struct sockaddr_in6 in6;
-	} u;
-	socklen_t len;
-};
-
-/* "127.0.0.1:7000", "[::1]:7000", both also without a port (then 0). */
-int sluice_tcp_address_parse(
-	const char *text, struct tcp_address *ret_address, struct sluice_error *err);
-void sluice_tcp_address_format(const struct tcp_address *address, char text[SLUICE_ADDRESS_MAX]);
-bool sluice_tcp_address_is_loopback(const struct tcp_address *address);
-uint16_t sluice_tcp_address_port(const struct tcp_address *address);
 
 /* ---- rails and memory (rail.c, memory.c) ---- */
 
@@ -89,7 +70,7 @@ struct tcp_pending {
 
 struct sluice_rail {
 	struct tcp_conf conf;
-	struct tcp_address address;
+	struct sluice_inet address;
 	bool peer_checksum; /* the peer asks for payload checksums: its latest key says so */
 	bool address_given; /* lanes leave from this address */
 	int epoll_fd; /* the listening socket and all pending ones */
@@ -240,7 +221,7 @@ struct sluice_conn {
 	int fd; /* -1: none */
 	uint64_t deadline_ns;
 	uint32_t greeting_out_bytes, greeting_in_bytes;
-	struct tcp_address peer;
+	struct sluice_inet peer;
 	struct tcp_hello hello; /* SOURCE: to say; TARGET: to expect */
 	struct tcp_welcome welcome;
 	struct sluice_conn_stats stats;

@@ -43,10 +43,9 @@ const struct sluice_param sluice_tcp_params[] = {
 
 static bool address_is_local(const char *address)
 {
-	struct tcp_address parsed;
+	struct sluice_inet parsed;
 
-	return sluice_tcp_address_parse(address, &parsed, NULL) == 0 &&
-	       sluice_tcp_address_is_loopback(&parsed);
+	return sluice_inet_parse(address, &parsed, NULL) == 0 && sluice_inet_is_loopback(&parsed);
 }
 
 static int rail_open(const void *conf, const char *address, struct sluice_rail **ret_rail,
@@ -70,7 +69,7 @@ static int rail_open(const void *conf, const char *address, struct sluice_rail *
 		rail->pending[i].fd = -1;
 	if (!rail->address_given)
 		address = "127.0.0.1:0";
-	r = sluice_tcp_address_parse(address, &rail->address, err);
+	r = sluice_inet_parse(address, &rail->address, err);
 	if (r < 0)
 		goto out_free;
 	rail->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
@@ -155,11 +154,11 @@ static int listener_watch(struct sluice_rail *rail)
 static int rail_listen(
 	struct sluice_rail *rail, char ret_address[SLUICE_ADDRESS_MAX], struct sluice_error *err)
 {
-	struct tcp_address bound = {.len = sizeof(bound.u)};
+	struct sluice_inet bound = {.len = sizeof(bound.u)};
 	char text[SLUICE_ADDRESS_MAX];
 	int fd, r, on = 1;
 
-	sluice_tcp_address_format(&rail->address, text);
+	sluice_inet_format(&rail->address, text);
 	if (rail->listen_fd >= 0)
 		return sluice_fail(err, -EALREADY, "tcp-rail", "%s listens already", text);
 	fd = socket(rail->address.u.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -177,7 +176,7 @@ static int rail_listen(
 		r = sluice_fail(err, -errno, "tcp-rail", "cannot watch %s: %m", text);
 		goto out_forget;
 	}
-	sluice_tcp_address_format(&bound, ret_address);
+	sluice_inet_format(&bound, ret_address);
 	return 0;
 
 out_forget:

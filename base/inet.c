@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* address.c: numeric socket addresses to text and back. Pure: no name is ever looked up. */
+/* inet.c: see inet.h. */
+#include "base/inet.h"
+
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netdb.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "transports/tcp/internal.h"
-
 static int refuse(const char *text, struct sluice_error *err)
 {
-	return sluice_fail(err, -EINVAL, "tcp-address",
+	return sluice_fail(err, -EINVAL, "address",
 		"\"%.*s\" is not an address; write 127.0.0.1:7000 or [::1]:7000, numbers only",
 		SLUICE_ADDRESS_MAX, text);
 }
@@ -41,8 +41,7 @@ static int split(char *text, const char **ret_host, const char **ret_port)
 	return 0;
 }
 
-int sluice_tcp_address_parse(
-	const char *text, struct tcp_address *ret_address, struct sluice_error *err)
+int sluice_inet_parse(const char *text, struct sluice_inet *ret_address, struct sluice_error *err)
 {
 	const struct addrinfo hints = {
 		.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV,
@@ -60,23 +59,23 @@ int sluice_tcp_address_parse(
 		return refuse(text, err);
 	if (getaddrinfo(host, port, &hints, &found) != 0)
 		return refuse(text, err);
-	*ret_address = (struct tcp_address){.len = found->ai_addrlen};
+	*ret_address = (struct sluice_inet){.len = found->ai_addrlen};
 	memcpy(&ret_address->u, found->ai_addr, found->ai_addrlen);
 	freeaddrinfo(found);
 	return 0;
 }
 
-void sluice_tcp_address_format(const struct tcp_address *address, char text[SLUICE_ADDRESS_MAX])
+void sluice_inet_format(const struct sluice_inet *address, char text[SLUICE_ADDRESS_MAX])
 {
 	bool v6 = address->u.any.sa_family == AF_INET6;
 	char host[64] = "?";
 
 	getnameinfo(&address->u.any, address->len, host, sizeof(host), NULL, 0, NI_NUMERICHOST);
 	snprintf(text, SLUICE_ADDRESS_MAX, v6 ? "[%s]:%u" : "%s:%u", host,
-		(unsigned int)sluice_tcp_address_port(address));
+		(unsigned int)sluice_inet_port(address));
 }
 
-bool sluice_tcp_address_is_loopback(const struct tcp_address *address)
+bool sluice_inet_is_loopback(const struct sluice_inet *address)
 {
 	const struct in6_addr *in6 = &address->u.in6.sin6_addr;
 
@@ -87,9 +86,17 @@ bool sluice_tcp_address_is_loopback(const struct tcp_address *address)
 	return IN6_IS_ADDR_LOOPBACK(in6);
 }
 
-uint16_t sluice_tcp_address_port(const struct tcp_address *address)
+uint16_t sluice_inet_port(const struct sluice_inet *address)
 {
 	if (address->u.any.sa_family == AF_INET)
 		return ntohs(address->u.in.sin_port);
 	return ntohs(address->u.in6.sin6_port);
+}
+
+void sluice_inet_set_port(struct sluice_inet *address, uint16_t port)
+{
+	if (address->u.any.sa_family == AF_INET)
+		address->u.in.sin_port = htons(port);
+	else
+		address->u.in6.sin6_port = htons(port);
 }

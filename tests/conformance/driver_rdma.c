@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * driver_rdma.c: the suite over two rdma rails in real time. They need two RDMA ports that reach
+ * each other, such as two rxe devices on the ends of a veth pair (scripts/rxe-setup); without
+ * them the suite is skipped.
+ *
+ * One-sided writes land whoever polls, so writes are held by cutting the wire: the kernel is told
+ * not to accept packets that come to the target's interface from an address of this host.
+ */
+#include <errno.h>
+#include <ifaddrs.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/inet.h"
+#include "base/params.h"
+#include "tests/conformance/conformance.h"
+#include "transports/rdma/rdma.h"
+
+#define SKIPPED   77
+#define RAILS_MAX 16
+
+static char source_address[SLUICE_ADDRESS_MAX], target_address[SLUICE_ADDRESS_MAX];
+static char target_interface[64];
+static struct rdma_conf conf;
+
+static void write_setting(const char *interface, bool accept)
+{
+	char path[160];
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/sys/net/ipv4/conf/%s/accept_local", interface);
+	file = fopen(path, "we");
+	if (file == NULL || fputs(accept ? "1" : "0", file) < 0 || fclose(file) != 0) {
+		fprintf(stderr, "rdma: cannot write %s: %s\n", path, strerror(errno));
+		_exit(1); /* every case behind would fail for this reason */
+	}
+}
+
+/* The setting of "all" would overrule that of the interface: it was turned off in main(). */
+static void cut_wire(bool cut)
+{
+	write_setting(target_interface, !cut);
+}
+
+static int pair_open(struct conformance_pair *pair)
+{
+	struct sluice_error err = {0};
+	int r;
+
+	cut_wire(false);
+	r = pair->transport->rail_open(&conf, source_address, &pair->source, &err);
+	if (r < 0)
+		goto out;
+	r = pair->transport->rail_open(&conf, target_address, &pair->target, &err);
+	if (r < 0)
+		goto out_source;
+	r = pair->transport->rail_listen(pair->target, pair->target_address, &err);
+	if (r == 0)
+		return 0;
+	pair->transport->rail_close(pair->target);
+out_source:
+	pair->transport->rail_close(pair->source);
+out:
+	fprintf(stderr, "rdma: %s\n", err.text);
+	return r;
+}
+
+static void pair_close(struct conformance_pair *pair)
+{
+	pair->transport->rail_close(pair->source);
+	pair->transport->rail_close(pair->target);
+	cut_wire(false);
+}
+
+static uint64_t now_ns(struct conformance_pair *pair)
+{
+	(void)pair;
+	return sluice_now_ns();
+}
+
+static void turn(struct conformance_pair *pair, uint64_t ns_max)
+{
+	(void)ns_max;
+	pair->transport->rail_step(pair->source, sluice_now_ns());
+	pair->transport->rail_step(pair->target, sluice_now_ns());
+}
+
+static void hold(struct conformance_pair *pair, bool hold)
+{
+	(void)pair;
+	cut_wire(hold);
+}
+
+static void kill_peer(struct conformance_pair *pair, struct sluice_conn *conn)
+{
+	(void)pair;
+	(void)conn;
+	cut_wire(true);
+}
+
+/* The interface that has the IPv4 address @text, and its network. */
+static bool find_interface(const char *text, char name[64], uint32_t *ret_network)
+{
+	struct ifaddrs *list, *at;
+	struct sluice_inet wanted;
+	bool found = false;
+
+	if (sluice_inet_parse(text, &wanted, NULL) < 0 || getifaddrs(&list) < 0)
+		return false;
+	for (at = list; at != NULL && !found; at = at->ifa_next) {
+		const struct sockaddr_in *in = (const struct sockaddr_in *)(void *)at->ifa_addr;
+		const struct sockaddr_in *mask =
+			(const struct sockaddr_in *)(void *)at->ifa_netmask;
+
+		found = in != NULL && mask != NULL && in->sin_family == AF_INET &&
+			in->sin_addr.s_addr == wanted.u.in.sin_addr.s_addr;
+		if (found) {
+			snprintf(name, 64, "%s", at->ifa_name);
+			*ret_network = in->sin_addr.s_addr & mask->sin_addr.s_addr;
+		}
+	}
+	freeifaddrs(list);
+	return found;
+}
+
+/* The first two ports that can carry lanes and are in one network. */
+static bool find_rails(void)
+{
+	struct sluice_rail_info rails[RAILS_MAX];
+	struct sluice_error err = {0};
+	int count = sluice_transport_rdma.probe(&conf, rails, RAILS_MAX, &err);
+	uint32_t network = 0, other = 0;
+
+	if (count < 0)
+		printf("skipped: %s\n", err.text);
+	for (int i = 0; i < count && i < RAILS_MAX; i++) {
+		printf("%s %s: %s\n", rails[i].device, rails[i].address, rails[i].note);
+		if (!rails[i].usable || !find_interface(rails[i].address, target_interface, &other))
+			continue;
+		snprintf(network == 0 ? source_address : target_address, SLUICE_ADDRESS_MAX, "%s",
+			rails[i].address);
+		if (other == network)
+			return true;
+		network = network == 0 ? other : network;
+	}
+	if (count >= 0)
+		printf("skipped: two RDMA ports in one IPv4 network are needed\n");
+	return false;
+}
+
+/* Arguments are settings of both rails, such as registration-size=2M. */
+int main(int argc, char **argv)
+{
+	static const struct conformance_driver driver = {
+		.name = "rdma",
+		.transport = &sluice_transport_rdma,
+		.flags = CONFORMANCE_PLACED_UNSEEN,
+		.pair_open = pair_open,
+		.pair_close = pair_close,
+		.now_ns = now_ns,
+		.turn = turn,
+		.hold = hold,
+		.kill_peer = kill_peer,
+	};
+	struct sluice_error err = {0};
+
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	sluice_params_defaults(sluice_rdma_params, &conf);
+	for (int i = 1; i < argc; i++) {
+		if (sluice_params_assign(sluice_rdma_params, &conf, argv[i], &err) < 0) {
+			fprintf(stderr, "rdma: %s\n", err.text);
+			return 1;
+		}
+	}
+	if (!find_rails())
+		return SKIPPED;
+	if (geteuid() != 0) {
+		printf("skipped: cutting a wire needs root\n");
+		return SKIPPED;
+	}
+	write_setting("all", false);
+	return conformance_main(&driver);
+}

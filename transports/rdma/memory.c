@@ -1,0 +1,484 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * memory.c: registrations: pinned once, in pieces, by several threads; keys for the peer.
+ *
+ * Control thread, except sluice_rdma_mem_find(), which workers call for a ZERO that arrives, and
+ * the keys of pieces, which they read for every operation.
+ *
+ * A registration is cut into power-of-two pieces. Few, so that all their keys fit into what the
+ * peer link carries; small, so that a discard registers little anew. The NIC's address of a byte
+ * is its offset, plus what keeps it congruent to the process's address up to 1 GiB pages: a key
+ * does not tell where this process keeps its memory.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "base/assert.h"
+#include "base/bits.h"
+#include "base/clock.h"
+#include "transports/rdma/internal.h"
+
+#define ADDRESS_MASK ((1ull << 30) - 1)
+
+const struct sluice_mem *sluice_rdma_mem_find(const struct sluice_rail *rail, uint32_t id)
+{
+	uint32_t end = atomic_load_explicit(&rail->mems_end, memory_order_acquire);
+
+	for (uint32_t slot = 0; slot < end; slot++) {
+		/* Sequentially consistent, as the store in unregister: see there. */
+		const struct sluice_mem *mem = atomic_load(&rail->mems[slot]);
+
+		if (mem != NULL && mem->id == id)
+			return mem;
+	}
+	return NULL;
+}
+
+/* ---- registering ---- */
+
+static uint64_t piece_bytes(const struct sluice_mem *mem, uint32_t index)
+{
+	uint64_t start = (uint64_t)index << mem->piece_shift;
+	uint64_t bytes = 1ull << mem->piece_shift;
+
+	return bytes < mem->len_bytes - start ? bytes : mem->len_bytes - start;
+}
+
+/* No relaxed ordering: FLUSH relies on what PCIe promises without it. */
+static int piece_register(const struct sluice_mem *mem, uint32_t index, struct ibv_mr **ret_mr)
+{
+	uint64_t start = (uint64_t)index << mem->piece_shift;
+	unsigned int access = 0;
+
+	if (mem->access & SLUICE_ACCESS_REMOTE_WRITE)
+		access |= IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE;
+	errno = 0;
+	*ret_mr = ibv_reg_mr_iova(mem->rail->pd, mem->addr + start, piece_bytes(mem, index),
+		mem->address + start, access);
+	if (*ret_mr == NULL)
+		return errno != 0 ? -errno : -EIO;
+	return 0;
+}
+
+/* Several threads take the pieces one by one: pinning is work for the CPU. */
+struct crew {
+	struct sluice_mem *mem;
+	atomic_uint next;
+	atomic_int status;
+};
+
+static void *register_some(void *arg)
+{
+	struct crew *crew = arg;
+	struct sluice_mem *mem = crew->mem;
+
+	while (atomic_load(&crew->status) == 0) {
+		uint32_t index = atomic_fetch_add(&crew->next, 1);
+		struct ibv_mr *mr;
+		int r;
+
+		if (index >= mem->piece_count)
+			break;
+		r = piece_register(mem, index, &mr);
+		if (r < 0) {
+			atomic_store(&crew->status, r);
+			break;
+		}
+		mem->pieces[index].mr = mr;
+		atomic_store(&mem->pieces[index].lkey, mr->lkey);
+	}
+	return NULL;
+}
+
+static int register_all(struct sluice_mem *mem)
+{
+	struct crew crew = {.mem = mem};
+	pthread_t threads[RDMA_REGISTER_THREADS];
+	long cores = sysconf(_SC_NPROCESSORS_ONLN);
+	uint32_t wanted =
+		mem->piece_count < RDMA_REGISTER_THREADS ? mem->piece_count : RDMA_REGISTER_THREADS;
+	uint32_t count = 0;
+
+	while (count + 1 < wanted && count + 1 < (uint32_t)(cores > 0 ? cores : 1) &&
+		pthread_create(&threads[count], NULL, register_some, &crew) == 0)
+		count++;
+	register_some(&crew);
+	for (uint32_t i = 0; i < count; i++)
+		pthread_join(threads[i], NULL);
+	return atomic_load(&crew.status);
+}
+
+static void deregister_all(struct sluice_mem *mem)
+{
+	for (uint32_t i = 0; i < mem->piece_count; i++) {
+		if (mem->pieces[i].mr != NULL)
+			ibv_dereg_mr(mem->pieces[i].mr);
+	}
+}
+
+/* Bytes that this process has pinned, as the kernel counts them against the limit. */
+static uint64_t pinned_bytes(void)
+{
+	FILE *file = fopen("/proc/self/status", "re");
+	unsigned long long kib = 0;
+	char line[128];
+
+	while (file != NULL && fgets(line, sizeof(line), file) != NULL) {
+		if (sscanf(line, "VmPin: %llu kB", &kib) == 1)
+			break;
+	}
+	if (file != NULL)
+		fclose(file);
+	return kib * 1024;
+}
+
+static int explain(const struct sluice_mem *mem, int status, uint64_t pinned_before_bytes,
+	struct sluice_error *err)
+{
+	uint64_t needed_bytes = pinned_before_bytes + mem->len_bytes + RDMA_MEMLOCK_SPARE;
+	struct rlimit limit = {0};
+
+	getrlimit(RLIMIT_MEMLOCK, &limit);
+	if (status == -ENOMEM && limit.rlim_cur != RLIM_INFINITY && limit.rlim_cur < needed_bytes)
+		return sluice_fail(err, status, "rdma-memory",
+			"cannot register %llu MiB with %s: this process may lock %llu KiB, and "
+			"that is not enough; set its memlock limit to %llu KiB (ulimit -l, or "
+			"LimitMEMLOCK= of its unit), which leaves %llu MiB for lanes and staging",
+			(unsigned long long)(mem->len_bytes >> 20),
+			ibv_get_device_name(mem->rail->verbs->device),
+			(unsigned long long)(limit.rlim_cur >> 10),
+			(unsigned long long)(needed_bytes >> 10),
+			(unsigned long long)(RDMA_MEMLOCK_SPARE >> 20));
+	return sluice_fail(err, status, "rdma-memory",
+		"cannot register %llu MiB in pieces of %llu MiB with %s: %s; its limits are %llu "
+		"registrations of %llu MiB",
+		(unsigned long long)(mem->len_bytes >> 20), (1ull << mem->piece_shift) >> 20,
+		ibv_get_device_name(mem->rail->verbs->device), strerror(-status),
+		(unsigned long long)mem->rail->device.max_mr,
+		(unsigned long long)(mem->rail->device.max_mr_size >> 20));
+}
+
+static uint32_t log2_down(uint64_t value)
+{
+	return 63u - (uint32_t)__builtin_clzll(value);
+}
+
+/* As the configuration says; longer where the keys would be too many. */
+static int choose_pieces(const struct sluice_rail *rail, uint64_t len_bytes, uint32_t *ret_shift,
+	struct sluice_error *err)
+{
+	uint64_t max_bytes = rail->device.max_mr_size;
+	uint32_t shift = log2_down(rail->conf.registration_bytes);
+
+	while (sluice_div_up(len_bytes, 1ull << shift) > RDMA_PIECES_MAX)
+		shift++;
+	while (shift > RDMA_PIECE_SHIFT_MIN && (1ull << shift) > max_bytes)
+		shift--;
+	if (sluice_div_up(len_bytes, 1ull << shift) > RDMA_PIECES_MAX ||
+		(max_bytes < 1ull << shift && max_bytes < len_bytes))
+		return sluice_fail(err, -E2BIG, "rdma-memory",
+			"%llu MiB cannot be registered with %s, which takes at most %llu MiB at a "
+			"time, in %u registrations",
+			(unsigned long long)(len_bytes >> 20),
+			ibv_get_device_name(rail->verbs->device),
+			(unsigned long long)(max_bytes >> 20), RDMA_PIECES_MAX);
+	*ret_shift = shift;
+	return 0;
+}
+
+static void count_registrations(
+	struct sluice_rail *rail, uint32_t count, uint64_t bytes, uint64_t start_ns)
+{
+	uint64_t now_ns = sluice_now_ns();
+
+	rail->counters.registrations += count;
+	rail->counters.registered_bytes += bytes;
+	rail->counters.register_ns += now_ns - start_ns;
+	rail->counters.registered_last_ns = now_ns;
+}
+
+static int check_span(
+	struct sluice_rail *rail, const struct sluice_span *span, struct sluice_error *err)
+{
+	if (!sluice_is_aligned((uintptr_t)span->addr, SLUICE_PAGE_BYTES) || span->len_bytes == 0 ||
+		span->len_bytes > UINTPTR_MAX - (uintptr_t)span->addr)
+		return sluice_fail(err, -EINVAL, "rdma-memory",
+			"memory %u is empty or does not start at a page", span->id);
+	if (sluice_rdma_mem_find(rail, span->id) != NULL)
+		return sluice_fail(err, -EEXIST, "rdma-memory",
+			"memory %u is registered already; unregister it first", span->id);
+	return 0;
+}
+
+static int find_slot(const struct sluice_rail *rail, uint32_t *ret_slot, struct sluice_error *err)
+{
+	for (uint32_t slot = 0; slot < RDMA_MEMS_MAX; slot++) {
+		if (atomic_load(&rail->mems[slot]) == NULL) {
+			*ret_slot = slot;
+			return 0;
+		}
+	}
+	return sluice_fail(err, -ENOSPC, "rdma-memory", "a rail holds at most %u registrations",
+		RDMA_MEMS_MAX);
+}
+
+int sluice_rdma_mem_register(struct sluice_rail *rail, const struct sluice_span *span,
+	uint32_t access, struct sluice_mem **ret_mem, struct sluice_error *err)
+{
+	uint64_t start_ns = sluice_now_ns(), pinned_before_bytes = pinned_bytes();
+	uint32_t slot = 0, shift = 0, count;
+	struct sluice_mem *mem;
+	int r;
+
+	r = check_span(rail, span, err);
+	if (r == 0)
+		r = find_slot(rail, &slot, err);
+	if (r == 0)
+		r = choose_pieces(rail, span->len_bytes, &shift, err);
+	if (r < 0)
+		return r;
+	count = (uint32_t)sluice_div_up(span->len_bytes, 1ull << shift);
+	mem = calloc(1, sizeof(*mem) + count * sizeof(mem->pieces[0]));
+	if (mem == NULL)
+		return sluice_fail(err, -ENOMEM, "rdma-memory", "out of memory");
+	mem->rail = rail;
+	mem->id = span->id;
+	mem->access = access;
+	mem->slot = slot;
+	mem->addr = span->addr;
+	mem->len_bytes = span->len_bytes;
+	mem->address = (uintptr_t)span->addr & ADDRESS_MASK;
+	mem->piece_shift = shift;
+	mem->piece_count = count;
+	r = register_all(mem);
+	if (r < 0) {
+		r = explain(mem, r, pinned_before_bytes, err);
+		deregister_all(mem);
+		free(mem);
+		return r;
+	}
+	count_registrations(rail, count, mem->len_bytes, start_ns);
+	atomic_store(&rail->mems[slot], mem);
+	if (slot >= atomic_load(&rail->mems_end))
+		atomic_store_explicit(&rail->mems_end, slot + 1, memory_order_release);
+	*ret_mem = mem;
+	return 0;
+}
+
+/* Every worker has been seen outside of submit and poll. They never sleep there: it ends soon. */
+static void wait_for_workers(const struct sluice_rail *rail)
+{
+	for (struct sluice_conn *conn = rail->conns; conn != NULL; conn = conn->next) {
+		while (atomic_load(&conn->polling))
+			sched_yield();
+	}
+}
+
+/*
+ * A worker has either stored `polling` before we load it, and then we wait, or it loads the slot
+ * after we emptied it, and then it finds nothing. That needs one total order of these four
+ * accesses, hence no relaxed ones. What NICs have under way fails when the keys are gone.
+ */
+void sluice_rdma_mem_unregister(struct sluice_mem *mem)
+{
+	struct sluice_rail *rail;
+
+	if (mem == NULL)
+		return;
+	rail = mem->rail;
+	atomic_store(&rail->mems[mem->slot], NULL);
+	wait_for_workers(rail);
+	deregister_all(mem);
+	free(mem);
+	sluice_rdma_mem_drain(rail);
+}
+
+/* ---- discards ---- */
+
+/* Nothing that a lane posted before the last snapshot is under way any more. */
+static bool all_drained(const struct sluice_rail *rail)
+{
+	for (struct sluice_conn *conn = rail->conns; conn != NULL; conn = conn->next) {
+		if (conn->qp != NULL &&
+			atomic_load(&conn->requests_completed) < conn->drain_request)
+			return false;
+	}
+	return true;
+}
+
+static void release(struct rdma_retired **list)
+{
+	while (*list != NULL) {
+		struct rdma_retired *first = *list;
+
+		*list = first->next;
+		ibv_dereg_mr(first->mr);
+		free(first);
+	}
+}
+
+/*
+ * Two lists: one waits for its snapshot to pass, the other for its turn. So no piece waits for
+ * what was posted long after it retired, however often memory is discarded.
+ */
+void sluice_rdma_mem_drain(struct sluice_rail *rail)
+{
+	if (rail->draining != NULL && all_drained(rail))
+		release(&rail->draining);
+	if (rail->draining != NULL || rail->retired == NULL)
+		return;
+	wait_for_workers(rail);
+	for (struct sluice_conn *conn = rail->conns; conn != NULL; conn = conn->next)
+		conn->drain_request = atomic_load(&conn->requests_posted);
+	rail->draining = rail->retired;
+	rail->retired = NULL;
+	if (all_drained(rail))
+		release(&rail->draining);
+}
+
+/* The new registration first: a lane that runs finds a key that is good, at any time. */
+static int renew(struct sluice_mem *mem, uint32_t index, struct sluice_error *err)
+{
+	struct rdma_retired *retired = malloc(sizeof(*retired));
+	uint64_t pinned_before_bytes = pinned_bytes();
+	struct ibv_mr *mr;
+	int r;
+
+	if (retired == NULL)
+		return sluice_fail(err, -ENOMEM, "rdma-memory", "out of memory");
+	r = piece_register(mem, index, &mr);
+	if (r < 0) {
+		free(retired);
+		return explain(mem, r, pinned_before_bytes, err);
+	}
+	*retired = (struct rdma_retired){
+		.next = mem->rail->retired,
+		.mr = mem->pieces[index].mr,
+	};
+	mem->rail->retired = retired;
+	mem->pieces[index].mr = mr;
+	atomic_store(&mem->pieces[index].lkey, mr->lkey);
+	return 0;
+}
+
+int sluice_rdma_mem_discarded(
+	struct sluice_mem *mem, uint64_t offset, uint64_t len_bytes, struct sluice_error *err)
+{
+	uint64_t start_ns = sluice_now_ns();
+	struct sluice_rail *rail = mem->rail;
+	uint32_t first, last;
+	int r = 0;
+
+	if (len_bytes == 0 || !sluice_range_inside(offset, len_bytes, mem->len_bytes))
+		return sluice_fail(err, -EINVAL, "rdma-memory",
+			"the discarded range is empty or not within memory %u", mem->id);
+	first = (uint32_t)(offset >> mem->piece_shift);
+	last = (uint32_t)((offset + len_bytes - 1) >> mem->piece_shift);
+	for (uint32_t index = first; index <= last && r == 0; index++) {
+		r = renew(mem, index, err);
+		if (r == 0)
+			count_registrations(rail, 1, piece_bytes(mem, index), start_ns);
+		start_ns = sluice_now_ns();
+	}
+	sluice_rdma_mem_drain(rail);
+	return r;
+}
+
+/* ---- keys ---- */
+
+int sluice_rdma_mem_export(const struct sluice_mem *mem, uint8_t *key, size_t key_bytes_max)
+{
+	struct {
+		struct rdma_key head;
+		sluice_le32 rkeys[RDMA_PIECES_MAX];
+	} wire;
+	size_t bytes = sizeof(wire.head) + mem->piece_count * sizeof(wire.rkeys[0]);
+
+	if (key_bytes_max < bytes)
+		return -ENOBUFS;
+	wire.head = (struct rdma_key){
+		.magic = sluice_put32(RDMA_KEY_MAGIC),
+		.version = sluice_put16(RDMA_WIRE_VERSION),
+		.mem_id = sluice_put32(mem->id),
+		.access = sluice_put32(mem->access),
+		.len_bytes = sluice_put64(mem->len_bytes),
+		.address = sluice_put64(mem->address),
+		.piece_shift = sluice_put32(mem->piece_shift),
+		.piece_count = sluice_put32(mem->piece_count),
+	};
+	for (uint32_t i = 0; i < mem->piece_count; i++)
+		wire.rkeys[i] = sluice_put32(mem->pieces[i].mr->rkey);
+	wire.head.checksum = sluice_put64(rdma_key_checksum(&wire.head, bytes));
+	memcpy(key, &wire, bytes);
+	return (int)bytes;
+}
+
+static int check_key(const struct rdma_key *wire, size_t key_bytes, struct sluice_error *err)
+{
+	uint32_t shift = sluice_get32(wire->piece_shift), count = sluice_get32(wire->piece_count);
+	uint64_t len_bytes = sluice_get64(wire->len_bytes);
+
+	if (sluice_get32(wire->magic) != RDMA_KEY_MAGIC ||
+		sluice_get64(wire->checksum) != rdma_key_checksum(wire, key_bytes))
+		return sluice_fail(err, -EPROTO, "rdma-memory",
+			"the peer's memory key is damaged, or not one of rdma");
+	if (sluice_get16(wire->version) != RDMA_WIRE_VERSION || sluice_get16(wire->reserved) != 0)
+		return sluice_fail(err, -EPROTONOSUPPORT, "rdma-memory",
+			"the peer's memory key has version %u, this engine speaks %u",
+			sluice_get16(wire->version), RDMA_WIRE_VERSION);
+	if (shift < RDMA_PIECE_SHIFT_MIN || shift > RDMA_PIECE_SHIFT_MAX || len_bytes == 0 ||
+		count != sluice_div_up(len_bytes, 1ull << shift) || count > RDMA_PIECES_MAX ||
+		key_bytes != sizeof(*wire) + count * sizeof(sluice_le32) ||
+		len_bytes > UINT64_MAX - sluice_get64(wire->address))
+		return sluice_fail(err, -EPROTO, "rdma-memory",
+			"the peer's memory key contradicts itself: %llu bytes in %u pieces of 2^%u",
+			(unsigned long long)len_bytes, count, shift);
+	return 0;
+}
+
+int sluice_rdma_mem_import(struct sluice_rail *rail, const uint8_t *key, size_t key_bytes,
+	struct sluice_remote **ret_remote, struct sluice_error *err)
+{
+	struct {
+		struct rdma_key head;
+		sluice_le32 rkeys[RDMA_PIECES_MAX];
+	} wire;
+	struct sluice_remote *remote;
+	uint32_t count;
+	int r;
+
+	(void)rail;
+	if (key_bytes < sizeof(wire.head) || key_bytes > sizeof(wire))
+		return sluice_fail(err, -EPROTO, "rdma-memory",
+			"the peer's memory key has %zu bytes instead of %zu or more; does its rail "
+			"use rdma?",
+			key_bytes, sizeof(wire.head));
+	memcpy(&wire, key, key_bytes);
+	r = check_key(&wire.head, key_bytes, err);
+	if (r < 0)
+		return r;
+	count = sluice_get32(wire.head.piece_count);
+	remote = malloc(sizeof(*remote) + count * sizeof(remote->rkeys[0]));
+	if (remote == NULL)
+		return sluice_fail(err, -ENOMEM, "rdma-memory", "out of memory");
+	remote->id = sluice_get32(wire.head.mem_id);
+	remote->len_bytes = sluice_get64(wire.head.len_bytes);
+	remote->address = sluice_get64(wire.head.address);
+	remote->piece_shift = sluice_get32(wire.head.piece_shift);
+	remote->piece_count = count;
+	for (uint32_t i = 0; i < count; i++)
+		remote->rkeys[i] = sluice_get32(wire.rkeys[i]);
+	*ret_remote = remote;
+	return 0;
+}
+
+void sluice_rdma_mem_forget(struct sluice_remote *remote)
+{
+	free(remote);
+}
