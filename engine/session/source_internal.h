@@ -258,6 +258,7 @@ uint64_t source_regions_deadline_ns(const struct sluice_source *s);
 void source_on_region_added(struct sluice_source *s, const json_t *message);
 void source_on_region_removed(struct sluice_source *s, const json_t *message);
 bool source_region_moves(const struct sluice_source *s, uint32_t region); /* in the ledger */
+void source_regions_json(const struct sluice_source *s, json_t *reply);
 bool source_regions_settled(const struct sluice_source *s); /* none comes or goes */
 
 /* source_report.c */
