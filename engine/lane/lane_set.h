@@ -33,7 +33,7 @@ enum sluice_lane_standing {
 
 struct sluice_lane_slot {
 	enum sluice_lane_standing standing;
-	struct sluice_lane *lane; /* NULL when CLOSED or OPENING */
+	struct sluice_lane *lane; /* NULL when CLOSED or OPENING; but see fence_all() */
 	uint32_t epoch; /* of the current or last connection; 0: none yet */
 	uint32_t pair; /* that it goes over, or went */
 	uint32_t losses, reopened, moved; /* moved: source: to another pair of rails */
@@ -69,6 +69,9 @@ void sluice_lane_set_lost(struct sluice_lane_set *set, uint32_t lane);
 /* Fence (at a target) and free the connection; its counters are kept. */
 void sluice_lane_set_close(struct sluice_lane_set *set, uint32_t lane);
 void sluice_lane_set_close_all(struct sluice_lane_set *set);
+/* Target: nothing of any lane lands any more, and no lane is opened again. What they hold is freed by
+   close_all(): with many lanes that takes milliseconds, for which a stopped guest need not wait. */
+void sluice_lane_set_fence_all(struct sluice_lane_set *set);
 
 /*
  * Source: no lane is stepped from hold until go_on, nothing is lost. For what lanes read without a
