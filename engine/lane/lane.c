@@ -6,6 +6,7 @@
 #include "engine/lane/lane.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -276,4 +277,13 @@ uint64_t sluice_lane_posted(const struct sluice_lane *lane, uint64_t *ret_comple
 const struct sluice_conn_stats *sluice_lane_conn_stats(const struct sluice_lane *lane)
 {
 	return lane->conf.transport->lane_stats(lane->conf.conn);
+}
+
+void sluice_lane_why_lost(
+	const struct sluice_lane *lane, int status, char *text, size_t text_bytes)
+{
+	if (lane->conf.transport->lane_why_lost != NULL)
+		lane->conf.transport->lane_why_lost(lane->conf.conn, text, text_bytes);
+	else
+		snprintf(text, text_bytes, "%s", strerror(-status));
 }

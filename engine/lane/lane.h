@@ -105,5 +105,9 @@ uint64_t sluice_lane_backlog_bytes(const struct sluice_lane *lane);
    many have, ever; while this stands still and something is posted the lane makes no progress. */
 uint64_t sluice_lane_posted(const struct sluice_lane *lane, uint64_t *ret_completed);
 const struct sluice_conn_stats *sluice_lane_conn_stats(const struct sluice_lane *lane);
+/* Why it was lost, as its transport tells it, or else what @status says. Control thread, once its
+   worker has put the loss into the mailbox. */
+void sluice_lane_why_lost(
+	const struct sluice_lane *lane, int status, char *text, size_t text_bytes);
 
 #endif

@@ -71,6 +71,7 @@ struct source_region {
 };
 
 #define SLUICE_DEVICE_NAME_BYTES 64
+#define SOURCE_LANE_WHY_BYTES    320
 /* The longest that one attempt to connect may take; then another one is likelier to succeed. */
 #define SOURCE_CONNECT_NS (2 * SLUICE_NS_PER_S)
 
@@ -109,7 +110,7 @@ struct sluice_source {
 	char devices[256][SLUICE_DEVICE_NAME_BYTES];
 
 	uint64_t lanes_gone_ns; /* when the last lane was lost; 0: not yet */
-	int last_lane_status;
+	char last_lane_why[SOURCE_LANE_WHY_BYTES]; /* of the lane that was lost last */
 
 	/* The peer link. Between `resume` and `resumed` it is up and nothing else may be said. */
 	bool link_up, hello_said, resuming;

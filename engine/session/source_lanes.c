@@ -10,6 +10,7 @@
  * been sent (PREPARE and later).
  */
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -64,15 +65,20 @@ static void choose_pause(struct sluice_source *s, struct sluice_lane_slot *slot)
 	slot->tries++;
 }
 
-static void lane_lost(struct sluice_source *s, uint32_t lane, int status)
+/* A lane that ended by itself knows more than its errno. */
+static void lane_lost(struct sluice_source *s, uint32_t lane, int status, bool ended)
 {
+	if (ended)
+		sluice_lane_why_lost(slot_of(s, lane)->lane, status, s->last_lane_why,
+			sizeof(s->last_lane_why));
+	else
+		snprintf(s->last_lane_why, sizeof(s->last_lane_why), "%s", strerror(-status));
 	choose_pause(s, slot_of(s, lane));
 	sluice_lane_set_lost(&s->lanes, lane);
-	s->last_lane_status = status;
 	if (s->state == SOURCE_SETUP && count_standing(s, SLUICE_LANE_ACTIVE) == 0 &&
 		count_standing(s, SLUICE_LANE_CONNECTING) == 0) {
 		source_fail_text(s, status, "lane %u could not be connected, nor any other: %s",
-			lane, strerror(-status));
+			lane, s->last_lane_why);
 		return;
 	}
 	ask_fence(s, lane);
@@ -234,7 +240,7 @@ static void on_note(struct sluice_source *s, uint32_t lane, const struct sluice_
 		connected(s, lane);
 		break;
 	case SLUICE_NOTE_LOST:
-		lane_lost(s, lane, note->status);
+		lane_lost(s, lane, note->status, true);
 		break;
 	case SLUICE_NOTE_RECEIVED:
 		source_fail_text(s, -EPROTO,
@@ -277,7 +283,7 @@ static void watch_progress(struct sluice_source *s, uint32_t lane, uint64_t now_
 		slot->completed = completed;
 		slot->progress_ns = now_ns;
 	} else if (sluice_has_passed(now_ns, slot->progress_ns, s->conf.lane_timeout_ns)) {
-		lane_lost(s, lane, -ETIMEDOUT);
+		lane_lost(s, lane, -ETIMEDOUT, false);
 	}
 }
 
@@ -300,7 +306,7 @@ static void watch_all(struct sluice_source *s, uint64_t now_ns)
 		s->lanes_gone_ns = now_ns;
 	if (s->pause == PAUSE_NONE && sluice_has_passed(now_ns, s->lanes_gone_ns, REASON_NS))
 		source_set_pause(s, PAUSE_LANES, "all %u lanes were lost; the last one: %s",
-			s->conf.lanes, strerror(-s->last_lane_status));
+			s->conf.lanes, s->last_lane_why);
 }
 
 void source_step_lanes(struct sluice_source *s, uint64_t now_ns)
