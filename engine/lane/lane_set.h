@@ -21,7 +21,8 @@
 
 struct sluice_crew;
 
-#define SLUICE_LANES_MAX 128
+#define SLUICE_LANES_MAX      128
+#define SLUICE_LANE_WHY_BYTES 320
 
 enum sluice_lane_standing {
 	SLUICE_LANE_CLOSED = 0,
@@ -37,7 +38,8 @@ struct sluice_lane_slot {
 	uint32_t epoch; /* of the current or last connection; 0: none yet */
 	uint32_t pair; /* that it goes over, or went */
 	uint32_t losses, reopened, moved; /* moved: source: to another pair of rails */
-	char why_lost[256]; /* its last connection that was; "": the transport has no more to say */
+	char why_lost
+		[SLUICE_LANE_WHY_BYTES]; /* its last connection that was; "": the transport has no more to say */
 	uint32_t worker; /* while held: who stepped it */
 	/* Source: when to open it again, and how long the last wait was; see source_lanes.c. */
 	uint64_t retry_ns, pause_ns, stood_since_ns;

@@ -126,7 +126,7 @@ struct sluice_source {
 	char devices[256][SLUICE_DEVICE_NAME_BYTES];
 
 	uint64_t lanes_gone_ns; /* when the last lane was lost; 0: not yet */
-	char last_lane_why[256];
+	char last_lane_why[SLUICE_LANE_WHY_BYTES]; /* of the lane that was lost last */
 
 	/* The peer link. Between `resume` and `resumed` it is up and nothing else may be said. */
 	bool link_up, hello_said, resuming;
