@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""rdma: what only lanes over RDMA can get wrong: pins that a user may not have, pages that are
+"""verbs: what only lanes over RDMA can get wrong: pins that a user may not have, pages that are
 discarded under a registration, a wire that goes dead.
 
 Needs the two ends of a cable that scripts/rxe-setup makes; scripts/lab has them.
