@@ -279,8 +279,7 @@ const struct sluice_conn_stats *sluice_lane_conn_stats(const struct sluice_lane 
 	return lane->conf.transport->lane_stats(lane->conf.conn);
 }
 
-void sluice_lane_why_lost(
-	const struct sluice_lane *lane, int status, char *text, size_t text_bytes)
+void sluice_lane_why_lost(const struct sluice_lane *lane, int status, char *text, size_t text_bytes)
 {
 	if (lane->conf.transport->lane_why_lost != NULL)
 		lane->conf.transport->lane_why_lost(lane->conf.conn, text, text_bytes);

@@ -69,8 +69,8 @@ static void choose_pause(struct sluice_source *s, struct sluice_lane_slot *slot)
 static void lane_lost(struct sluice_source *s, uint32_t lane, int status, bool ended)
 {
 	if (ended)
-		sluice_lane_why_lost(slot_of(s, lane)->lane, status, s->last_lane_why,
-			sizeof(s->last_lane_why));
+		sluice_lane_why_lost(
+			slot_of(s, lane)->lane, status, s->last_lane_why, sizeof(s->last_lane_why));
 	else
 		snprintf(s->last_lane_why, sizeof(s->last_lane_why), "%s", strerror(-status));
 	choose_pause(s, slot_of(s, lane));
