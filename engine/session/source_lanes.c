@@ -68,15 +68,16 @@ static void choose_pause(struct sluice_source *s, struct sluice_lane_slot *slot)
 /* A lane that ended by itself knows more than its errno. */
 static void lane_lost(struct sluice_source *s, uint32_t lane, int status, bool ended)
 {
-	if (ended)
-		sluice_lane_why_lost(
-			slot_of(s, lane)->lane, status, s->last_lane_why, sizeof(s->last_lane_why));
-	else
-		snprintf(s->last_lane_why, sizeof(s->last_lane_why), "%s", strerror(-status));
+	const char *why;
+
 	choose_pause(s, slot_of(s, lane));
 	sluice_lane_set_lost(&s->lanes, lane);
+	why = slot_of(s, lane)->why_lost;
+	snprintf(s->last_lane_why, sizeof(s->last_lane_why), "%s",
+		ended && *why != '\0' ? why : strerror(-status));
 	if (s->state == SOURCE_SETUP && count_standing(s, SLUICE_LANE_ACTIVE) == 0 &&
-		count_standing(s, SLUICE_LANE_CONNECTING) == 0) {
+		count_standing(s, SLUICE_LANE_CONNECTING) == 0 &&
+		count_standing(s, SLUICE_LANE_OPENING) == 0) {
 		source_fail_text(s, status, "lane %u could not be connected, nor any other: %s",
 			lane, s->last_lane_why);
 		return;
@@ -152,7 +153,7 @@ void source_on_fenced(struct sluice_source *s, const json_t *message)
 
 /* ---- opening ---- */
 
-int source_open_lane(struct sluice_source *s, uint32_t lane, const char *text, uint64_t deadline_ns,
+static int open_lane(struct sluice_source *s, uint32_t lane, const char *text, uint64_t deadline_ns,
 	struct sluice_error *err)
 {
 	struct sluice_ticket_keys keys = {s->env.derive, s->env.ctx};
@@ -162,17 +163,28 @@ int source_open_lane(struct sluice_source *s, uint32_t lane, const char *text, u
 
 	if (r < 0)
 		return r;
-	return sluice_lane_set_open(&s->lanes, lane, &ticket, s->rail_address, deadline_ns, err);
+	return sluice_lane_set_open(
+		&s->lanes, lane, s->lane_pairs[lane], &ticket, deadline_ns, err);
 }
 
 static void ask_ticket(struct sluice_source *s, uint32_t lane)
 {
 	struct sluice_lane_slot *slot = slot_of(s, lane);
+	const struct sluice_rail_pair *pair;
 
+	slot->pair = source_pair_to_try(s, lane);
+	pair = &s->pairs[slot->pair];
 	slot->standing = SLUICE_LANE_OPENING;
 	slot->retry_ns = SLUICE_NEVER;
-	source_send(s, json_pack("{s:s, s:I, s:I}", "type", "lane-open", "lane", (json_int_t)lane,
-			       "epoch", (json_int_t)slot->epoch + 1));
+	source_send(
+		s, json_pack("{s:s, s:I, s:I, s:I}", "type", "lane-open", "lane", (json_int_t)lane,
+			   "epoch", (json_int_t)slot->epoch + 1, "rail", (json_int_t)pair->theirs));
+}
+
+void source_open_lanes(struct sluice_source *s)
+{
+	for (uint32_t lane = 0; lane < s->conf.lanes; lane++)
+		ask_ticket(s, lane);
 }
 
 /* No ticket, or no connection could be started: later, perhaps. */
@@ -206,7 +218,7 @@ void source_on_lane_ticket(struct sluice_source *s, const json_t *message)
 		open_failed(s, lane);
 		return;
 	}
-	r = source_open_lane(s, lane, ticket, source_now(s) + s->conf.lane_timeout_ns, &err);
+	r = open_lane(s, lane, ticket, source_now(s) + s->conf.lane_timeout_ns, &err);
 	if (r == -EPROTO) {
 		source_fail(s, &err);
 	} else if (r < 0) {

@@ -121,7 +121,7 @@ void source_on_region_added(struct sluice_source *s, const json_t *message)
 			s->conf.regions[region].id, error);
 		return;
 	}
-	if (source_import_key(s, region, message) < 0) {
+	if (source_import_keys(s, region, message) < 0) {
 		source_fail(s, &s->error);
 		return;
 	}
@@ -268,7 +268,7 @@ static void step_leaving(struct sluice_source *s, uint32_t region)
 	sluice_lane_set_hold(&s->lanes);
 	sluice_ledger_drop_region(s->ledger, region);
 	sluice_lane_set_go_on(&s->lanes);
-	source_forget_key(s, region);
+	source_forget_keys(s, region);
 	state_of(s, region)->standing = REGION_TOLD;
 	state_of(s, region)->said = false;
 }
@@ -371,4 +371,27 @@ const char *sluice_source_region_standing(const struct sluice_source *s, uint32_
 		break;
 	}
 	return "leaving";
+}
+
+/* The first that is in the way. */
+void source_regions_json(const struct sluice_source *s, json_t *reply)
+{
+	uint32_t i = 0;
+	const char *who;
+
+	while (i < s->conf.region_count && (s->region_states[i].standing == REGION_MOVING ||
+						   s->region_states[i].standing == REGION_GONE))
+		i++;
+	if (i == s->conf.region_count)
+		return;
+	if (s->region_states[i].standing != REGION_WAITING)
+		who = "is being removed";
+	else if (s->region_states[i].sync_from == 0)
+		who = "has no feed: the source's VMM adds it with feed-add";
+	else if (s->region_states[i].answer == NULL)
+		who = "is not at the target: its VMM adds it with memory-add";
+	else
+		who = "is not tracked yet: the source's VMM answers DIRTY_SYNC";
+	json_object_set_new(
+		reply, "waits-for", json_sprintf("region \"%s\" %s", s->conf.regions[i].id, who));
 }
