@@ -321,7 +321,8 @@ static int put_stats(struct migration *m, struct sluice_error *err)
 	put_from(m, "pages_zero", stats, "pages-zero", 1);
 	put_from(m, "inflight_bytes_peak", stats, "inflight-bytes-peak", 1);
 	r = put_budget(m, stats, err);
-	perf_disturb_describe(&m->disturb, stats, lanes, m->run);
+	perf_disturb_describe(
+		&m->disturb, stats, lanes, json_object_get(m->migrate, "ram"), m->run);
 	put_from(m, "pin_ms", stats, "pin-ms", 1);
 	put_from(m, "pages_pinned_during_migration", stats, "pages-pinned-during-migration", 1);
 	put_registered(m, stats, target_stats);
