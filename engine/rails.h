@@ -41,6 +41,7 @@ struct sluice_engine_rail {
 struct sluice_rails {
 	struct sluice_engine_rail list[SLUICE_RAILS_MAX];
 	uint32_t count; /* at least 1 in an engine that runs */
+	bool is_auto; /* `transport: auto` */
 	/* Transports that `auto` looked for and did not find, or may not use. */
 	struct sluice_session_lack lacks[SLUICE_LACKS_MAX];
 	uint32_t lack_count;
@@ -61,10 +62,11 @@ int sluice_rail_items_parse(const char *text, struct sluice_rail_item items[SLUI
 int sluice_rails_open(struct sluice_engine *engine, const struct sluice_settings *settings,
 	struct sluice_error *err);
 void sluice_rails_close(struct sluice_engine *engine); /* memory is no longer registered */
-/* How many register guest memory: each counts it once more as locked. */
-uint32_t sluice_rails_registering(const struct sluice_rails *rails);
+/* Tell memory how many rails register it, and what else these lock. */
+void sluice_rails_count_memory(struct sluice_engine *engine);
 
-/* Register a region with every rail, or with none. */
+/* Register a region with every rail, or with none. With `transport: auto` rails that cannot are
+   given up, and their transport becomes a lack. */
 int sluice_rails_add_memory(
 	struct sluice_engine *engine, struct sluice_region *region, struct sluice_error *err);
 void sluice_rails_remove_memory(struct sluice_engine *engine, struct sluice_region *region);

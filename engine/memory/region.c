@@ -170,7 +170,11 @@ static int reopen(int fd)
 
 uint64_t sluice_memory_lock_bytes(const struct sluice_memory *memory, uint64_t guest_bytes)
 {
-	return (memory->pin == SLUICE_PIN_NONE ? 0 : guest_bytes) + memory->rails * guest_bytes;
+	uint64_t locked = memory->pin == SLUICE_PIN_NONE ? 0 : guest_bytes;
+	uint64_t pinned =
+		memory->rails == 0 ? 0 : memory->rails * guest_bytes + memory->rails_own_bytes;
+
+	return locked > pinned ? locked : pinned;
 }
 
 static int cannot_lock(const struct sluice_memory *memory, const struct sluice_region *region,
