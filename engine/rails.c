@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 
 #include "base/assert.h"
@@ -129,6 +130,15 @@ static void host_of(const char *address, char *host, size_t bytes)
 	snprintf(host, bytes, "%.*s", (int)length, address);
 }
 
+bool sluice_rail_has_host(const struct sluice_engine_rail *rail, const char *address)
+{
+	char own[128], other[128];
+
+	host_of(rail->name, own, sizeof(own));
+	host_of(address, other, sizeof(other));
+	return strcmp(own, other) == 0;
+}
+
 static void add_lack(struct sluice_rails *rails, const char *transport, const char *reason)
 {
 	struct sluice_session_lack *lack;
@@ -151,7 +161,7 @@ static int open_one(struct opening *o, const struct sluice_transport *t, const v
 	if (rails->count == SLUICE_RAILS_MAX)
 		return sluice_fail_scope(err, SLUICE_SCOPE_ENGINE, -ENOSPC, "rail",
 			"an engine has at most %d rails", SLUICE_RAILS_MAX);
-	*rail = (struct sluice_engine_rail){.transport = t};
+	*rail = (struct sluice_engine_rail){.transport = t, .conf = conf};
 	r = t->rail_open(conf, item->address, &rail->rail, err);
 	if (r < 0)
 		return r;
@@ -402,7 +412,8 @@ static int cannot_register(struct sluice_engine *engine, const struct sluice_reg
 	struct rlimit limit = {0};
 
 	getrlimit(RLIMIT_MEMLOCK, &limit);
-	if (limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= needed)
+	if (sluice_memory_may_lock_all() || limit.rlim_cur == RLIM_INFINITY ||
+		limit.rlim_cur >= needed)
 		return sluice_fail(err, why->code, "memory-add", "%s", why->text);
 	return sluice_fail(err, why->code, "memory-add",
 		"region \"%s\" cannot be registered with rail %.80s: the memlock limit is %llu "
@@ -504,6 +515,33 @@ int sluice_rails_discard(struct sluice_engine *engine, struct sluice_region *reg
 		if (region->mems[i] != NULL && t->mem_discarded != NULL)
 			r = t->mem_discarded(region->mems[i], offset, len_bytes, err);
 	}
+	return r;
+}
+
+int sluice_rails_sample(struct sluice_engine *engine, uint64_t bytes, uint64_t *ret_ns)
+{
+	struct sluice_span span = {.id = ++engine->memory.next_wire_id, .len_bytes = bytes};
+	int r = 0;
+
+	span.addr = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	if (span.addr == MAP_FAILED)
+		return -errno;
+	*ret_ns = 0;
+	for (uint32_t i = 0; i < engine->rails.count && r == 0; i++) {
+		struct sluice_engine_rail *rail = &engine->rails.list[i];
+		uint64_t start_ns = sluice_now_ns();
+		struct sluice_mem *mem;
+
+		if (!registers(rail))
+			continue;
+		r = rail->transport->mem_register(
+			rail->rail, &span, SLUICE_ACCESS_LOCAL_READ, &mem, NULL);
+		*ret_ns += sluice_now_ns() - start_ns;
+		if (r == 0)
+			rail->transport->mem_unregister(mem);
+	}
+	munmap(span.addr, bytes);
 	return r;
 }
 

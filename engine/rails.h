@@ -26,7 +26,8 @@ struct sluice_watch;
 
 struct sluice_engine_rail {
 	const struct sluice_transport *transport;
-	struct sluice_rail *rail;
+	const void *conf; /* of the transport */
+	struct sluice_rail *rail; /* NULL: given up */
 	struct sluice_rail_limits limits; /* with what the settings say instead */
 	char name[SLUICE_ADDRESS_MAX]; /* its address, as set or as found */
 	char device
@@ -83,6 +84,12 @@ int sluice_rails_watch(struct sluice_engine *engine);
 int sluice_rails_listen(struct sluice_engine *engine, const struct sluice_peer_address *peer,
 	struct sluice_error *err);
 void sluice_rails_step(struct sluice_engine *engine, uint64_t now_ns);
+
+/* Whether the rail's name is this host, without the port. */
+bool sluice_rail_has_host(const struct sluice_engine_rail *rail, const char *address);
+/* Register @bytes of fresh memory with every rail that registers memory, and let go of it again;
+   how long registering took. -ENOMEM, or what a rail said. */
+int sluice_rails_sample(struct sluice_engine *engine, uint64_t bytes, uint64_t *ret_ns);
 
 /* What a session with this peer may use. @rails: room for all. Returns their count. */
 uint32_t sluice_rails_for_session(const struct sluice_engine *engine,

@@ -76,6 +76,9 @@ uint64_t sluice_memory_bytes(const struct sluice_memory *memory);
    pinned of it against the same limit, but each by itself: the larger of the two counts. */
 uint64_t sluice_memory_lock_bytes(const struct sluice_memory *memory, uint64_t guest_bytes);
 
+/* This process may lock as much as it likes (CAP_IPC_LOCK), whatever the limit. */
+bool sluice_memory_may_lock_all(void);
+
 /* Call @fn for each range of the region that may hold data; the gaps are holes of the file, that
    is zeros. Offsets are bytes from the region's start. Where the file cannot tell: one range. */
 void sluice_region_for_each_data(const struct sluice_region *region,
