@@ -134,6 +134,8 @@ static void print_status(const json_t *engine, const json_t *migrate)
 		printf("losses     %s\n", more);
 	if (cli_view_pause(migrate, more, sizeof(more)) != NULL)
 		printf("paused     %s\n", more);
+	if (json_object_get(migrate, "waits-for") != NULL)
+		printf("waits for  %s\n", cli_text(migrate, "waits-for", ""));
 	if (json_object_get(migrate, "error-desc") != NULL)
 		printf("error      %s\n", cli_text(migrate, "error-desc", ""));
 }
@@ -222,15 +224,16 @@ static void print_memory(const json_t *regions)
 	char size[32], pages[32], pinned[32];
 	size_t i;
 
-	printf("%-20s %18s %10s %10s %10s %-8s %-8s\n", "region", "guest address", "size",
-		"page size", "pinned", "backing", "feed");
+	printf("%-20s %18s %10s %10s %10s %-8s %-8s %s\n", "region", "guest address", "size",
+		"page size", "pinned", "backing", "feed", "migration");
 	json_array_foreach (regions, i, region) {
-		printf("%-20s %#18llx %10s %10s %10s %-8s %-8s\n", cli_text(region, "id", "?"),
+		printf("%-20s %#18llx %10s %10s %10s %-8s %-8s %s\n", cli_text(region, "id", "?"),
 			(unsigned long long)json_integer_value(json_object_get(region, "gpa")),
 			bytes_of(region, "size", size, sizeof(size)),
 			bytes_of(region, "page-size", pages, sizeof(pages)),
 			bytes_of(region, "pinned-bytes", pinned, sizeof(pinned)),
-			cli_text(region, "backing", "-"), cli_text(region, "feed", "-"));
+			cli_text(region, "backing", "-"), cli_text(region, "feed", "-"),
+			cli_text(region, "migration", "-"));
 	}
 }
 
