@@ -91,7 +91,7 @@ int sluice_engine_create(struct sluice_loop *loop, const struct sluice_settings 
 		sluice_engine_destroy(engine);
 		return r;
 	}
-	engine->memory.rails = sluice_rails_registering(&engine->rails);
+	sluice_rails_count_memory(engine);
 	sluice_loop_on_wake(loop, sluice_engine_tick, engine);
 	*ret_engine = engine;
 	return 0;
