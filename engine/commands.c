@@ -384,6 +384,7 @@ static json_t *lane_json(
 		[SLUICE_LANE_FENCING] = "lost"};
 	uint64_t now_ns = sluice_now_ns();
 	const struct sluice_lane_slot *slot = &set->slots[lane];
+	const struct sluice_rail_pair *pair = set->pair_count > 0 ? &set->pairs[slot->pair] : NULL;
 	struct sluice_conn_stats conn;
 	struct sluice_crew_lane place = sluice_crew_lane(engine->crew, lane);
 	struct sluice_lane_counters c;
@@ -393,10 +394,16 @@ static json_t *lane_json(
 	sluice_lane_set_conn_stats(set, lane, &conn);
 	reply = json_pack("{s:I, s:s, s:I, s:s, s:s, s:I, s:I, s:I, s:I, s:I}", "lane",
 		(json_int_t)lane, "state", states[slot->standing], "epoch", (json_int_t)slot->epoch,
-		"transport", engine->transport->name, "rail", engine->config.rail, "window-bytes",
+		"transport", pair != NULL ? pair->transport->name : engine->config.transport,
+		"rail", pair != NULL ? engine->rails.list[pair->ours].name : "", "window-bytes",
 		(json_int_t)set->window_bytes, "losses", (json_int_t)slot->losses, "bytes",
 		(json_int_t)c.bytes_placed, "bytes-on-wire", (json_int_t)conn.bytes_out, "syscalls",
 		(json_int_t)conn.syscalls_out);
+	if (pair != NULL && pair->peer_address[0] != '\0')
+		json_object_set_new(reply, "peer-rail", json_string(pair->peer_address));
+	if (slot->why_lost[0] != '\0')
+		json_object_set_new(reply, "why-lost", json_string(slot->why_lost));
+	json_object_set_new(reply, "moved", json_integer((json_int_t)slot->moved));
 	json_object_set_new(reply, "reopened", json_integer((json_int_t)slot->reopened));
 	json_object_set_new(reply, "bytes-resent", json_integer((json_int_t)c.bytes_resent));
 	if (slot->standing == SLUICE_LANE_CLOSED && slot->retry_ns > now_ns &&
@@ -452,18 +459,19 @@ static json_t *workers_json(struct sluice_engine *engine)
 	return workers;
 }
 
-/* What the rail pinned for its NIC. Nothing where rails register no memory. */
+/* What rails pinned for their NICs. Nothing where rails register no memory. */
 static void put_registered(const struct sluice_engine *engine, json_t *reply)
 {
-	const struct sluice_rail_stats *stats = engine->transport->rail_stats(engine->rail);
+	struct sluice_rail_stats stats;
 
-	if (stats->registrations == 0)
+	sluice_rails_stats(engine, &stats);
+	if (stats.registrations == 0)
 		return;
 	json_object_set_new(
-		reply, "registered-bytes", json_integer((json_int_t)stats->registered_bytes));
-	json_object_set_new(reply, "register-ns", json_integer((json_int_t)stats->register_ns));
+		reply, "registered-bytes", json_integer((json_int_t)stats.registered_bytes));
+	json_object_set_new(reply, "register-ns", json_integer((json_int_t)stats.register_ns));
 	json_object_set_new(
-		reply, "registered-last-ns", json_integer((json_int_t)stats->registered_last_ns));
+		reply, "registered-last-ns", json_integer((json_int_t)stats.registered_last_ns));
 }
 
 HANDLER(query_stats)

@@ -18,14 +18,25 @@
 #define FIELD(field) SLUICE_FIELD(struct sluice_config, field)
 
 static const char *const pin_choices[] = {"none", "onfault", "full", NULL};
+static const char *const rail_pairs_choices[] = {"auto", "order", NULL};
 static const char *const security_choices[] = {"auto", "psk", "none", NULL};
 static const char *const lane_security_choices[] = {"auto", "none", NULL};
 
 const struct sluice_param sluice_config_params[] = {
-	{"transport", SLUICE_PARAM_STRING, FIELD(transport), "tcp", 0, 0, NULL,
-		"how lanes carry data; the same at both ends", false},
-	{"rail", SLUICE_PARAM_STRING, FIELD(rail), "127.0.0.1:0", 0, 0, NULL,
-		"where the rail waits for lanes, HOST:PORT; port 0 chooses one", false},
+	{"transport", SLUICE_PARAM_STRING, FIELD(transport), "auto", 0, 0, NULL,
+		"how lanes carry data; auto: rdma where both ends have it and lane-security allows "
+		"it, else tcp",
+		false},
+	{"rail", SLUICE_PARAM_STRING, FIELD(rail), "auto", 0, 0, NULL,
+		"the ways out that lanes use, separated by commas: [TRANSPORT=]ADDRESS, for tcp an "
+		"address of this host and a port (0 chooses one), with @node=N and @gbit=N where "
+		"the system does not know its NUMA node and speed; auto: for rdma the fastest "
+		"ports that are up, for tcp 127.0.0.1",
+		false},
+	{"rail-pairs", SLUICE_PARAM_CHOICE, FIELD(rail_pairs), "auto", 0, 0, rail_pairs_choices,
+		"at the source, which rail goes with which of the target's: auto: those in one "
+		"subnet, then by position; order: by position in the two lists only",
+		false},
 	{"runtime-dir", SLUICE_PARAM_STRING, FIELD(runtime_dir), "/var/lib/sluice", 0, 0, NULL,
 		"where commit decisions are recorded; must survive the engine and the host", false},
 	SLUICE_PLACEMENT_PARAMS(FIELD),

@@ -11,11 +11,13 @@
 #include "engine/peer/psk.h"
 
 enum sluice_security { SLUICE_SECURITY_AUTO, SLUICE_SECURITY_PSK, SLUICE_SECURITY_NONE };
+enum sluice_rail_pairs_rule { SLUICE_RAIL_PAIRS_AUTO, SLUICE_RAIL_PAIRS_ORDER };
 enum sluice_lane_security { SLUICE_LANE_SECURITY_AUTO, SLUICE_LANE_SECURITY_NONE };
 
 struct sluice_config {
 	char transport[32];
-	char rail[128];
+	char rail[512]; /* list; see rails.h */
+	int rail_pairs; /* enum sluice_rail_pairs_rule */
 	char runtime_dir[256];
 	uint64_t lanes;
 	uint64_t workers;

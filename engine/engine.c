@@ -16,26 +16,6 @@
 #include "base/clock.h"
 #include "engine/feeds/bitmap.h"
 
-static int open_rail(struct sluice_engine *engine, const struct sluice_settings *settings,
-	struct sluice_error *err)
-{
-	const struct sluice_transport *t = NULL;
-
-	for (size_t i = 0; sluice_transports[i] != NULL; i++) {
-		if (strcmp(sluice_transports[i]->name, engine->config.transport) != 0)
-			continue;
-		t = sluice_transports[i];
-		engine->transport_conf = sluice_settings_transport(settings, i);
-	}
-	if (t == NULL)
-		return sluice_fail_scope(err, SLUICE_SCOPE_ENGINE, -EINVAL, "transport",
-			"there is no transport \"%s\" in this build; sluiced --help lists them",
-			engine->config.transport);
-	SLUICE_ASSERT(t->abi == SLUICE_TRANSPORT_ABI && t->size == sizeof(*t));
-	engine->transport = t;
-	return t->rail_open(engine->transport_conf, engine->config.rail, &engine->rail, err);
-}
-
 static int make_instance(struct sluice_engine *engine)
 {
 	uint8_t bytes[16];
@@ -49,10 +29,8 @@ static int make_instance(struct sluice_engine *engine)
 
 static void drop_memory(struct sluice_engine *engine)
 {
-	for (uint32_t i = 0; i < engine->memory.count; i++) {
-		engine->transport->mem_unregister(engine->memory.regions[i]->mem);
-		engine->memory.regions[i]->mem = NULL;
-	}
+	for (uint32_t i = 0; i < engine->memory.count; i++)
+		sluice_rails_remove_memory(engine, engine->memory.regions[i]);
 	sluice_memory_clear(&engine->memory);
 }
 
@@ -91,7 +69,6 @@ int sluice_engine_create(struct sluice_loop *loop, const struct sluice_settings 
 	struct sluice_engine **ret_engine, struct sluice_error *err)
 {
 	struct sluice_engine *engine = calloc(1, sizeof(*engine));
-	struct sluice_rail_limits limits;
 	int r = -ENOMEM;
 
 	if (engine == NULL)
@@ -107,16 +84,14 @@ int sluice_engine_create(struct sluice_loop *loop, const struct sluice_settings 
 	if (r < 0)
 		sluice_fail(err, r, "engine", "%s", strerror(-r));
 	else
-		r = open_rail(engine, settings, err);
+		r = sluice_rails_open(engine, settings, err);
 	if (r == 0)
 		r = sluice_placing_check(engine, &engine->config, err);
 	if (r < 0) {
 		sluice_engine_destroy(engine);
 		return r;
 	}
-	engine->transport->rail_limits(engine->rail, &limits);
-	engine->memory.rails = (limits.caps & SLUICE_CAP_REGISTERS_MEMORY) != 0;
-	SLUICE_ASSERT(engine->memory.rails == 0 || engine->transport->mem_discarded != NULL);
+	engine->memory.rails = sluice_rails_registering(&engine->rails);
 	sluice_loop_on_wake(loop, sluice_engine_tick, engine);
 	*ret_engine = engine;
 	return 0;
@@ -132,9 +107,7 @@ void sluice_engine_destroy(struct sluice_engine *engine)
 	sluice_engine_session_clear(engine);
 	sluice_placing_destroy(engine);
 	drop_memory(engine);
-	sluice_watch_remove(engine->rail_watch);
-	if (engine->rail != NULL)
-		engine->transport->rail_close(engine->rail);
+	sluice_rails_close(engine);
 	sluice_timer_remove(engine->timer);
 	sluice_timer_remove(engine->rail_timer);
 	sluice_timer_remove(engine->linger_timer);

@@ -20,6 +20,7 @@
 #include "engine/memory/region.h"
 #include "engine/peer/link.h"
 #include "engine/placing.h"
+#include "engine/rails.h"
 #include "engine/session/source.h"
 #include "engine/session/target.h"
 
@@ -37,17 +38,13 @@ struct sluice_engine {
 	struct sluice_config config;
 	struct sluice_loop *loop;
 	struct sluice_timer *timer; /* the session's next deadline */
-	struct sluice_timer *rail_timer; /* rail_step while the rail listens */
+	struct sluice_timer *rail_timer; /* rail_step while rails listen */
 	struct sluice_timer *linger_timer;
 	bool linger_over; /* it fired while a session was in doubt: again when that is over */
 	struct sluice_server *server;
 	bool has_control_fd; /* launched by a VMM: it ends when the VMM is gone */
 
-	const struct sluice_transport *transport;
-	const void *transport_conf; /* within the settings */
-	struct sluice_rail *rail;
-	struct sluice_watch *rail_watch;
-	char rail_address[SLUICE_ADDRESS_MAX]; /* "" until it listens */
+	struct sluice_rails rails;
 	char instance[SLUICE_SESSION_ID_BYTES];
 	struct sluice_memory memory;
 
@@ -62,7 +59,7 @@ struct sluice_engine {
 	struct sluice_placing *placing; /* placing.c; NULL before the first session */
 	struct sluice_streams *streams;
 	struct sluice_inbox *inbox;
-	struct sluice_mem *staging;
+	struct sluice_session_rail session_rails[SLUICE_RAILS_MAX];
 	uint64_t pages_pinned_before; /* when the session began */
 
 	struct sluice_link *link; /* to the session's peer */

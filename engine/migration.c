@@ -90,6 +90,21 @@ static bool env_memory_lost(void *ctx)
 	return sluice_memory_is_lost(&engine->memory);
 }
 
+static void env_plan_lanes(void *ctx, const struct sluice_transport *transport, uint32_t *ret_rails)
+{
+	sluice_placing_rails(ctx, transport, ret_rails);
+}
+
+static void env_rail_address(void *ctx, uint32_t rail, char ret_address[SLUICE_ADDRESS_MAX])
+{
+	struct sluice_engine *engine = ctx;
+	char host[SLUICE_ADDRESS_MAX] = "";
+
+	if (engine->link != NULL)
+		sluice_link_local_host(engine->link, host, sizeof(host));
+	sluice_rails_address(engine, rail, host, ret_address);
+}
+
 static int env_device_start(void *ctx, uint32_t device, int fd, struct sluice_error *err)
 {
 	struct sluice_engine *engine = ctx;
@@ -160,6 +175,8 @@ static const struct sluice_session_env engine_env = {
 	.for_each_data = env_for_each_data,
 	.region_gone = sluice_engine_region_gone,
 	.memory_lost = env_memory_lost,
+	.plan_lanes = env_plan_lanes,
+	.rail_address = env_rail_address,
 	.device_start = env_device_start,
 	.segment_announced = env_segment_announced,
 };
@@ -221,9 +238,7 @@ void sluice_engine_session_clear(struct sluice_engine *engine)
 	engine->target = NULL;
 	sluice_crew_destroy(engine->crew);
 	engine->crew = NULL;
-	if (engine->staging != NULL)
-		engine->transport->mem_unregister(engine->staging);
-	engine->staging = NULL;
+	sluice_rails_remove_staging(engine);
 	sluice_inbox_destroy(engine->inbox);
 	engine->inbox = NULL;
 	drop_link(engine);
@@ -272,9 +287,11 @@ static int begin(struct sluice_engine *engine, uint32_t lanes, struct sluice_ses
 	if (r == 0)
 		r = make_streams(engine, err);
 	*conf = (struct sluice_session_conf){
-		.transport = engine->transport,
-		.rail = engine->rail,
-		.rail_address = engine->rail_address,
+		.rails = engine->session_rails,
+		.rail_count = engine->rails.count,
+		.lacks = engine->rails.lacks,
+		.lack_count = engine->rails.lack_count,
+		.pairs_by_order = engine->config.rail_pairs == SLUICE_RAIL_PAIRS_ORDER,
 		.lanes_may_leave = sluice_security_lanes_may_leave(&engine->config),
 		.crew = engine->crew,
 		.lanes = r == 0 ? sluice_placing_lanes(engine) : 0,
@@ -340,34 +357,25 @@ static int make_source(struct sluice_engine *engine, const struct sluice_session
 
 /* ---- the rail ---- */
 
-static void on_rail(void *ctx, uint32_t events)
-{
-	struct sluice_engine *engine = ctx;
-
-	(void)events;
-	engine->transport->rail_step(engine->rail, sluice_now_ns());
-}
-
 static void on_rail_timer(void *ctx, uint64_t now_ns)
 {
 	struct sluice_engine *engine = ctx;
 
-	engine->transport->rail_step(engine->rail, now_ns);
+	sluice_rails_step(engine, now_ns);
 	/* Only while lanes may be coming or going: an idle engine has no timer. */
 	sluice_timer_set(engine->rail_timer,
 		sluice_engine_is_busy(engine) ? now_ns + RAIL_STEP_NS : SLUICE_NEVER);
 }
 
 /* Lanes are connected and taken down by rail_step, at either end. */
-static int watch_rail(struct sluice_engine *engine, struct sluice_error *err)
+static int watch_rails(struct sluice_engine *engine, struct sluice_error *err)
 {
-	int fd = engine->transport->rail_fd(engine->rail), r = 0;
+	int r = 0;
 
 	if (engine->rail_timer == NULL)
 		r = sluice_timer_add(engine->loop, on_rail_timer, engine, &engine->rail_timer);
-	if (r == 0 && fd >= 0 && engine->rail_watch == NULL)
-		r = sluice_watch_add(
-			engine->loop, fd, EPOLLIN, on_rail, engine, &engine->rail_watch);
+	if (r == 0)
+		r = sluice_rails_watch(engine);
 	return r < 0 ? sluice_fail(err, r, "rail", "%s", strerror(-r)) : 0;
 }
 
@@ -393,11 +401,12 @@ int sluice_engine_migrate(struct sluice_engine *engine, const char *uri, struct 
 		snprintf(engine->session + 2 * i, 3, "%02x", id[i]);
 	r = begin(engine, (uint32_t)engine->config.lanes, &conf, err);
 	if (r == 0)
-		r = watch_rail(engine, err);
+		r = watch_rails(engine, err);
 	if (r == 0) {
 		env.ctx = engine;
 		memcpy(conf.session, engine->session, sizeof(conf.session));
 		engine->peer = peer;
+		sluice_rails_for_session(engine, &peer, engine->session_rails);
 		r = connect_peer(engine, err);
 	}
 	if (r == 0)
@@ -415,18 +424,12 @@ int sluice_engine_migrate(struct sluice_engine *engine, const char *uri, struct 
 
 /* ---- waiting for a source ---- */
 
-static int listen_rail(struct sluice_engine *engine, struct sluice_error *err)
+static int listen_rails(struct sluice_engine *engine, const struct sluice_peer_address *address,
+	struct sluice_error *err)
 {
-	int r;
+	int r = watch_rails(engine, err);
 
-	if (engine->rail_address[0] != '\0')
-		return 0;
-	r = watch_rail(engine, err);
-	if (r == 0)
-		r = engine->transport->rail_listen(engine->rail, engine->rail_address, err);
-	if (r < 0)
-		engine->rail_address[0] = '\0';
-	return r;
+	return r < 0 ? r : sluice_rails_listen(engine, address, err);
 }
 
 static void stranger_gone(struct sluice_stranger *stranger)
@@ -475,7 +478,6 @@ static int make_staging(struct sluice_engine *engine, struct sluice_error *err)
 {
 	const struct sluice_config *c = &engine->config;
 	struct sluice_node_policy policy;
-	struct sluice_span span;
 	int r;
 
 	if (c->device_slot_bytes % 4096 != 0)
@@ -490,11 +492,8 @@ static int make_staging(struct sluice_engine *engine, struct sluice_error *err)
 	sluice_node_restore(&policy);
 	if (r < 0)
 		return sluice_fail(err, r, "device-slots", "out of memory");
-	span = (struct sluice_span){.id = ++engine->memory.next_wire_id,
-		.addr = engine->inbox->pool,
-		.len_bytes = c->device_slots * c->device_slot_bytes};
-	return engine->transport->mem_register(
-		engine->rail, &span, SLUICE_ACCESS_REMOTE_WRITE, &engine->staging, err);
+	return sluice_rails_add_staging(
+		engine, engine->inbox->pool, c->device_slots * c->device_slot_bytes, err);
 }
 
 /* A session that was decided here once cannot come again. */
@@ -527,8 +526,8 @@ static int accept_source(
 		r = make_staging(engine, err);
 	if (r < 0)
 		return r;
+	sluice_rails_for_session(engine, &engine->listen, engine->session_rails);
 	conf.inbox = engine->inbox;
-	conf.staging = engine->staging;
 	snprintf(engine->session, sizeof(engine->session), "%s", session);
 	env.ctx = engine;
 	return sluice_target_create(&conf, &env, hello, &engine->target, err);
@@ -659,7 +658,7 @@ int sluice_engine_incoming(struct sluice_engine *engine, const char *uri, struct
 	if (r == 0)
 		r = sluice_security_address(engine, uri, SLUICE_ADDRESS_LISTEN, &address, err);
 	if (r == 0)
-		r = listen_rail(engine, err);
+		r = listen_rails(engine, &address, err);
 	if (r < 0)
 		return r;
 	sluice_link_unlisten(engine->listener);

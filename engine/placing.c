@@ -22,12 +22,14 @@
 
 _Static_assert(SLUICE_PLAN_LANES_MAX == SLUICE_LANES_MAX, "every lane has a place");
 _Static_assert(SLUICE_PLAN_WORKERS_MAX == SLUICE_CREW_WORKERS_MAX, "every worker has a place");
+_Static_assert(SLUICE_PLAN_RAILS_MAX >= SLUICE_RAILS_MAX, "every rail has a place");
 _Static_assert(SLUICE_PLAN_HOMES_MAX == SLUICE_LEDGER_HOMES_MAX, "every node has its queues");
 
 /* Made at the first session: an engine that never migrates does not look at the machine. */
 struct sluice_placing {
 	struct sluice_topology *topology;
 	struct sluice_plan_conf conf;
+	uint32_t rail_of[SLUICE_RAILS_MAX]; /* the engine's rail that each of the conf's is */
 	struct sluice_plan plan;
 	struct sluice_homes homes;
 	struct sluice_timer *timer; /* homes; set while they are looked for */
@@ -52,30 +54,48 @@ static int ready(struct sluice_engine *engine, struct sluice_error *err)
 	return 0;
 }
 
-/* The rail's own word counts first; a NIC that has its address comes second. */
-static void describe_rail(const struct sluice_engine *engine, struct sluice_plan_rail *rail)
+/* The rail's own word, or the operator's, counts first; a NIC that has its address comes second. */
+static void describe_rail(struct sluice_engine *engine, uint32_t index)
 {
-	const struct sluice_topology *topology = engine->placing->topology;
-	const struct sluice_topology_nic *nic =
-		sluice_topology_nic_of(topology, engine->config.rail);
-	struct sluice_rail_limits limits;
+	struct sluice_placing *placing = engine->placing;
+	const struct sluice_engine_rail *own = &engine->rails.list[index];
+	const struct sluice_topology *topology = placing->topology;
+	const struct sluice_topology_nic *nic = sluice_topology_nic_of(topology, own->name);
+	struct sluice_plan_rail *rail = &placing->conf.rails[placing->conf.rail_count];
 
-	engine->transport->rail_limits(engine->rail, &limits);
-	*rail = (struct sluice_plan_rail){.link_bytes_per_s = limits.link_bytes_per_s};
-	snprintf(rail->name, sizeof(rail->name), "%s", engine->config.rail);
-	if (limits.numa_node >= 0)
-		rail->nodes = sluice_topology_set_of(topology, (uint32_t)limits.numa_node);
+	*rail = (struct sluice_plan_rail){.link_bytes_per_s = own->limits.link_bytes_per_s};
+	snprintf(rail->name, sizeof(rail->name), "%.*s", (int)sizeof(rail->name) - 1, own->name);
+	if (own->limits.numa_node >= 0)
+		rail->nodes = sluice_topology_set_of(topology, (uint32_t)own->limits.numa_node);
 	else if (nic != NULL)
 		rail->nodes = nic->nodes;
 	if (rail->link_bytes_per_s == 0 && nic != NULL)
 		rail->link_bytes_per_s = nic->link_bytes_per_s;
+	placing->rail_of[placing->conf.rail_count++] = index;
 }
 
-static int make_conf(struct sluice_engine *engine, const struct sluice_config *config,
-	struct sluice_plan_conf *conf, struct sluice_error *err)
+/* Lanes of a session use the rails of one transport; NULL: the preferred one that there is. */
+static void describe_rails(struct sluice_engine *engine, const struct sluice_transport *transport)
 {
-	*conf = (struct sluice_plan_conf){.rail_count = 1};
-	describe_rail(engine, &conf->rails[0]);
+	engine->placing->conf.rail_count = 0;
+	for (uint32_t i = 0; i < engine->rails.count; i++) {
+		const struct sluice_engine_rail *rail = &engine->rails.list[i];
+
+		if (rail->rail == NULL || (transport != NULL && rail->transport != transport))
+			continue;
+		transport = rail->transport;
+		describe_rail(engine, i);
+	}
+	SLUICE_ASSERT(engine->placing->conf.rail_count > 0);
+}
+
+static int make_conf(
+	struct sluice_engine *engine, const struct sluice_config *config, struct sluice_error *err)
+{
+	struct sluice_plan_conf *conf = &engine->placing->conf;
+
+	*conf = (struct sluice_plan_conf){0};
+	describe_rails(engine, NULL);
 	return sluice_placement_set(conf, config->lanes, config->workers, config->worker_cores,
 		config->vcpu_cores, config->numa, err);
 }
@@ -83,7 +103,8 @@ static int make_conf(struct sluice_engine *engine, const struct sluice_config *c
 int sluice_placing_check(
 	struct sluice_engine *engine, const struct sluice_config *config, struct sluice_error *err)
 {
-	struct sluice_plan_conf conf;
+	uint32_t rails_before[SLUICE_RAILS_MAX];
+	struct sluice_plan_conf before;
 	struct sluice_plan *plan;
 	int r;
 
@@ -94,10 +115,16 @@ int sluice_placing_check(
 	if (plan == NULL)
 		return sluice_fail(err, -ENOMEM, "placement", "out of memory");
 	r = ready(engine, err);
-	if (r == 0)
-		r = make_conf(engine, config, &conf, err);
-	if (r == 0)
-		r = sluice_plan_make(engine->placing->topology, &conf, plan, err);
+	if (r == 0) {
+		before = engine->placing->conf;
+		memcpy(rails_before, engine->placing->rail_of, sizeof(rails_before));
+		r = make_conf(engine, config, err);
+		if (r == 0)
+			r = sluice_plan_make(
+				engine->placing->topology, &engine->placing->conf, plan, err);
+		memcpy(engine->placing->rail_of, rails_before, sizeof(rails_before));
+		engine->placing->conf = before; /* of the plan that a session may go by */
+	}
 	free(plan);
 	return r;
 }
@@ -156,7 +183,7 @@ static int start_crew(struct sluice_engine *engine, struct sluice_error *err)
 static int make_plan(struct sluice_engine *engine, uint32_t lanes, struct sluice_error *err)
 {
 	struct sluice_placing *placing = engine->placing;
-	int r = make_conf(engine, &engine->config, &placing->conf, err);
+	int r = make_conf(engine, &engine->config, err);
 
 	if (r < 0)
 		return r;
@@ -178,6 +205,19 @@ int sluice_placing_begin(struct sluice_engine *engine, uint32_t lanes, struct sl
 uint32_t sluice_placing_lanes(const struct sluice_engine *engine)
 {
 	return engine->placing->plan.lane_count;
+}
+
+void sluice_placing_rails(
+	struct sluice_engine *engine, const struct sluice_transport *transport, uint32_t *ret_rails)
+{
+	struct sluice_placing *placing = engine->placing;
+
+	if (engine->rails.list[placing->rail_of[0]].transport != transport) {
+		describe_rails(engine, transport);
+		sluice_plan_rails(placing->topology, &placing->conf, &placing->plan);
+	}
+	for (uint32_t lane = 0; lane < placing->plan.lane_count; lane++)
+		ret_rails[lane] = placing->rail_of[placing->plan.lanes[lane].rail];
 }
 
 uint64_t sluice_placing_bitmap_nodes(const struct sluice_engine *engine)
@@ -267,6 +307,18 @@ static void add_worker(struct sluice_engine *engine, uint32_t index, json_t *wor
 			json_string(sluice_cpus_format(&cpus, text, sizeof(text))));
 }
 
+/* Which rail a lane comes by, a target learns from the source. */
+static void add_lane(const struct sluice_engine *engine, const struct sluice_lane_set *lanes,
+	uint32_t lane, json_t *entry)
+{
+	const struct sluice_lane_slot *slot = &lanes->slots[lane];
+	uint32_t rail = lanes->pairs[slot->pair].ours;
+
+	json_object_set_new(
+		entry, "memory-nodes", nodes_json(sluice_lane_memory_nodes(slot->lane)));
+	json_object_set_new(entry, "rail", json_string(engine->rails.list[rail].name));
+}
+
 static void add_reality(struct sluice_engine *engine, json_t *plan)
 {
 	const struct sluice_lane_set *lanes = sluice_engine_lanes(engine);
@@ -277,8 +329,7 @@ static void add_reality(struct sluice_engine *engine, json_t *plan)
 		add_worker(engine, (uint32_t)i, entry);
 	json_array_foreach (json_object_get(plan, "lanes"), i, entry)
 		if (lanes != NULL && i < lanes->count && lanes->slots[i].lane != NULL)
-			json_object_set_new(entry, "memory-nodes",
-				nodes_json(sluice_lane_memory_nodes(lanes->slots[i].lane)));
+			add_lane(engine, lanes, (uint32_t)i, entry);
 	if (engine->source != NULL)
 		json_object_set_new(plan, "chunks-located",
 			json_integer((json_int_t)engine->placing->homes.found));
@@ -304,6 +355,7 @@ json_t *sluice_placing_query(
 	plan = sluice_plan_json(placing->topology, &placing->conf, &placing->plan);
 	if (engine->crew != NULL)
 		add_reality(engine, plan);
+	sluice_rails_json(engine, plan);
 	json_object_set_new(plan, "active", json_boolean(engine->crew != NULL));
 	json_object_set_new(plan, "machine", sluice_topology_json(placing->topology));
 	return plan;

@@ -18,6 +18,7 @@ struct sluice_client;
 struct sluice_config;
 struct sluice_engine;
 struct sluice_placing;
+struct sluice_transport;
 
 /* The settings' own contradictions, before a session needs them. */
 int sluice_placing_check(
@@ -25,6 +26,9 @@ int sluice_placing_check(
 /* A plan for a session of @lanes (0: choose), and its workers. */
 int sluice_placing_begin(struct sluice_engine *engine, uint32_t lanes, struct sluice_error *err);
 uint32_t sluice_placing_lanes(const struct sluice_engine *engine); /* of that plan */
+/* The rail of each of these lanes, when they use the rails of @transport. */
+void sluice_placing_rails(struct sluice_engine *engine, const struct sluice_transport *transport,
+	uint32_t *ret_rails);
 /* Where the session's own memory belongs, for sluice_node_prefer(). */
 uint64_t sluice_placing_bitmap_nodes(const struct sluice_engine *engine);
 uint64_t sluice_placing_staging_nodes(const struct sluice_engine *engine);

@@ -23,8 +23,8 @@ static void fill_slot(struct sluice_engine *engine, uint32_t slot, struct sluice
 		.len_bytes = region->len_bytes,
 		.page_bytes = region->backing_page_bytes,
 		.base = region->base,
-		.mem = region->mem,
 		.feed = region->feed};
+	memcpy(engine->regions[slot].mems, region->mems, sizeof(region->mems));
 }
 
 static void clear_slot(struct sluice_engine *engine, uint32_t slot)
@@ -107,17 +107,13 @@ int sluice_engine_memory_add(struct sluice_engine *engine, const struct sluice_r
 	struct sluice_error *err)
 {
 	struct sluice_region *region;
-	struct sluice_span span;
 	int r = check_new(engine, opts, err);
 
 	if (r == 0)
 		r = sluice_memory_add(&engine->memory, opts, &region, err);
 	if (r != 0)
 		return r < 0 ? r : 0;
-	span = (struct sluice_span){
-		.id = region->wire_id, .addr = region->base, .len_bytes = region->len_bytes};
-	r = engine->transport->mem_register(engine->rail, &span,
-		SLUICE_ACCESS_LOCAL_READ | SLUICE_ACCESS_REMOTE_WRITE, &region->mem, err);
+	r = sluice_rails_add_memory(engine, region, err);
 	if (r < 0)
 		sluice_memory_remove(&engine->memory, region);
 	else if (sluice_engine_is_busy(engine))
@@ -161,8 +157,7 @@ int sluice_engine_feed_add(
 
 static void forget(struct sluice_engine *engine, struct sluice_region *region)
 {
-	engine->transport->mem_unregister(region->mem);
-	region->mem = NULL;
+	sluice_rails_remove_memory(engine, region);
 	sluice_memory_remove(&engine->memory, region);
 }
 
@@ -231,8 +226,7 @@ int sluice_engine_memory_discard(struct sluice_engine *engine, const char *id, u
 	if (engine->target != NULL && !sluice_target_is_over(engine->target))
 		return sluice_fail(err, -EBUSY, "memory-discard",
 			"a guest is arriving in this memory: nobody but its source may change it");
-	if (engine->transport->mem_discarded != NULL)
-		r = engine->transport->mem_discarded(region->mem, offset, len_bytes, err);
+	r = sluice_rails_discard(engine, region, offset, len_bytes, err);
 	if (r == 0 && engine->source != NULL && !sluice_source_is_over(engine->source))
 		r = sluice_source_discard(engine->source, sluice_engine_slot_of(engine, region),
 			offset, len_bytes, err);

@@ -64,26 +64,45 @@ bool sluice_security_lanes_may_leave(const struct sluice_config *config)
 	return config->lane_security == SLUICE_LANE_SECURITY_NONE;
 }
 
+/* Neither over a network that nobody trusts, nor where the peer is not. */
+bool sluice_security_rail_fits(
+	const struct sluice_engine *engine, uint32_t rail, const struct sluice_peer_address *peer)
+{
+	return engine->rails.list[rail].is_local ? sluice_peer_address_is_local(peer)
+						 : sluice_security_lanes_may_leave(&engine->config);
+}
+
+/* The first rail that may be used, or could be if it were trusted: errors are about that one. */
+static const struct sluice_engine_rail *first_rail(
+	const struct sluice_engine *engine, bool is_local)
+{
+	for (uint32_t i = 0; i < engine->rails.count; i++)
+		if (engine->rails.list[i].rail != NULL &&
+			engine->rails.list[i].is_local == is_local)
+			return &engine->rails.list[i];
+	return NULL;
+}
+
 static int check_lanes(const struct sluice_engine *engine,
 	const struct sluice_peer_address *address, struct sluice_error *err)
 {
-	const char *rail = engine->config.rail;
-	bool local = engine->transport->address_is_local(rail);
+	const struct sluice_engine_rail *leaving = first_rail(engine, false);
 
-	if (!local && !sluice_security_lanes_may_leave(&engine->config))
+	for (uint32_t i = 0; i < engine->rails.count; i++)
+		if (engine->rails.list[i].rail != NULL &&
+			sluice_security_rail_fits(engine, i, address))
+			return 0;
+	if (leaving != NULL)
 		return sluice_fail(err, -EPERM, WHERE,
 			"lanes of rail %.100s would carry guest memory in clear text over a "
 			"network; set lane-security: none at both ends if you trust it, or keep "
 			"rail on 127.0.0.1",
-			rail);
-	if (local && !sluice_peer_address_is_local(address))
-		return sluice_fail(err, -EINVAL, WHERE,
-			"the peer of \"%.120s\" is on another host, and lanes of rail %.100s stay "
-			"on "
-			"this one; start the engine with rail=ADDRESS:0, an address of this host "
-			"that the peer reaches, and lane-security=none",
-			address->uri, rail);
-	return 0;
+			leaving->name);
+	return sluice_fail(err, -EINVAL, WHERE,
+		"the peer of \"%.120s\" is on another host, and lanes of rail %.100s stay on this "
+		"one; start the engine with rail=ADDRESS:0, an address of this host that the peer "
+		"reaches, and lane-security=none",
+		address->uri, first_rail(engine, true)->name);
 }
 
 int sluice_security_check(const struct sluice_engine *engine,
@@ -120,7 +139,7 @@ const char *sluice_security_preflight(
 	const struct sluice_engine *engine, char *text, size_t text_bytes)
 {
 	const struct sluice_config *config = &engine->config;
-	bool leave = !engine->transport->address_is_local(config->rail);
+	bool leave = first_rail(engine, false) != NULL;
 	static const struct sluice_peer_address this_host; /* no address: none is elsewhere */
 	struct sluice_error err = {0};
 	const char *link = wants_psk(config) ? "encrypted (TLS 1.3, pre-shared key)"
@@ -153,20 +172,18 @@ void sluice_security_refused(struct sluice_engine *engine, const char *why)
 			(json_int_t)engine->peers_refused));
 }
 
-/* Whether lanes leave this host; the peer's rail is where they go. */
-static const char *lanes_word(const struct sluice_engine *engine)
-{
-	return engine->transport->address_is_local(engine->config.rail) ? "local" : "clear-text";
-}
-
 json_t *sluice_security_query(const struct sluice_engine *engine)
 {
-	const struct sluice_rail_stats *rail = engine->transport->rail_stats(engine->rail);
 	const char *identity = engine->link != NULL ? sluice_link_identity(engine->link) : NULL;
-	json_t *reply = json_pack("{s:s, s:s, s:I, s:I}", "peer-link",
-		wants_psk(&engine->config) ? "psk" : "none", "lanes", lanes_word(engine),
-		"peers-refused", (json_int_t)engine->peers_refused, "lanes-refused",
-		(json_int_t)(rail->refused_hello + rail->refused_ticket + rail->refused_deadline));
+	struct sluice_rail_stats stats;
+	json_t *reply;
+
+	sluice_rails_stats(engine, &stats);
+	reply = json_pack("{s:s, s:s, s:I, s:I}", "peer-link",
+		wants_psk(&engine->config) ? "psk" : "none", "lanes",
+		first_rail(engine, false) != NULL ? "clear-text" : "local", "peers-refused",
+		(json_int_t)engine->peers_refused, "lanes-refused",
+		(json_int_t)(stats.refused_hello + stats.refused_ticket + stats.refused_deadline));
 
 	if (identity != NULL)
 		json_object_set_new(reply, "psk-identity", json_string(identity));

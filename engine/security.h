@@ -29,6 +29,9 @@ int sluice_security_address(const struct sluice_engine *engine, const char *uri,
 	struct sluice_error *err);
 /* Lanes may go over a network in clear text. */
 bool sluice_security_lanes_may_leave(const struct sluice_config *config);
+/* Whether lanes of this rail may go to a peer whose engine is at @peer, or comes from there. */
+bool sluice_security_rail_fits(
+	const struct sluice_engine *engine, uint32_t rail, const struct sluice_peer_address *peer);
 /* How a link is made; borrows from @config. */
 void sluice_security_link_opts(const struct sluice_config *config, uint64_t deadline_ns,
 	struct sluice_link_opts *ret_opts);

@@ -249,6 +249,7 @@ static int put_times(struct migration *m, struct sluice_error *err)
 		json_object_get(m->migrate, "expected-downtime-phases"));
 	json_object_set(m->run, "downtime_phases", json_object_get(m->migrate, "downtime-phases"));
 	put_from(m, "engine_total_ms", m->migrate, "total-time", 1);
+	put_from(m, "setup_ms", m->migrate, "setup-time", 1);
 	put_from(m, "engine_downtime_ms", m->migrate, "downtime-us", 1e-3);
 	return 0;
 }

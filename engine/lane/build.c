@@ -114,7 +114,7 @@ static bool build_segment(struct sluice_lane *lane)
 	op.slot = lane->segment_slot;
 	op.segment_offset = lane->segment_done;
 	padded = (uint32_t)sluice_align_up(
-		outbox->segments[op.slot].announce.len_bytes, lane->conf.limits.align_bytes);
+		outbox->segments[op.slot].announce.len_bytes, lane->conf.pair->limits.align_bytes);
 	if (lane->segment_done < padded) {
 		op.kind = SLUICE_OP_WRITE;
 		op.window_bytes = padded - lane->segment_done;
@@ -193,7 +193,7 @@ static bool build_write(struct sluice_lane *lane, uint32_t *pages_left)
 /* A ZERO carries no payload, but its reply must come: it counts as nothing in the window. */
 static void build_zero(struct sluice_lane *lane)
 {
-	uint32_t pages_max = lane->conf.limits.op_bytes_max >> SLUICE_PAGE_SHIFT;
+	uint32_t pages_max = lane->conf.pair->limits.op_bytes_max >> SLUICE_PAGE_SHIFT;
 	uint32_t first = first_bit(lane->zeros);
 	uint32_t page = first;
 
@@ -270,14 +270,15 @@ bool sluice_lane_build(struct sluice_lane *lane)
 void sluice_lane_op_express(const struct sluice_lane *lane, const struct sluice_lane_op *op,
 	uint64_t seq, uint8_t *announce, struct sluice_op *ret_op)
 {
+	const struct sluice_rail_pair *pair = lane->conf.pair;
 	const struct sluice_lane_work *work = lane->conf.work;
 	struct sluice_op out = {.kind = op->kind, .seq = seq};
 
 	if (op->chunk != SLUICE_NO_CHUNK) {
 		uint32_t region = work->ledger->chunks[op->chunk].region;
 
-		out.remote = work->regions[region].remote;
-		out.mem = work->regions[region].mem;
+		out.remote = pair->regions[region].remote;
+		out.mem = pair->regions[region].mem;
 		out.remote_offset = sluice_ledger_offset_of(work->ledger, op->chunk) +
 				    ((uint64_t)op->first_page << SLUICE_PAGE_SHIFT);
 		out.len_bytes = (uint32_t)op->pages << SLUICE_PAGE_SHIFT;
@@ -285,8 +286,8 @@ void sluice_lane_op_express(const struct sluice_lane *lane, const struct sluice_
 				    ? page_address(lane, op->chunk, op->first_page)
 				    : NULL;
 	} else if (op->kind == SLUICE_OP_WRITE) {
-		out.remote = work->staging;
-		out.mem = work->outbox_mem;
+		out.remote = pair->staging;
+		out.mem = pair->outbox_mem;
 		out.remote_offset =
 			(uint64_t)op->slot * work->outbox->slot_bytes + op->segment_offset;
 		out.len_bytes = op->window_bytes;

@@ -6,6 +6,7 @@
 #include "engine/lane/lane.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,7 +18,8 @@
 static uint32_t extent_bytes_max(const struct sluice_lane_conf *conf)
 {
 	uint64_t wanted = conf->extent_bytes != 0 ? conf->extent_bytes : SLUICE_LANE_EXTENT_BYTES;
-	uint64_t most = conf->limits.op_bytes_max < wanted ? conf->limits.op_bytes_max : wanted;
+	uint64_t most =
+		conf->pair->limits.op_bytes_max < wanted ? conf->pair->limits.op_bytes_max : wanted;
 
 	most = sluice_align_down(most, SLUICE_PAGE_BYTES);
 	/* At least four extents to a window: one that holds one or two runs dry between them. */
@@ -31,12 +33,12 @@ int sluice_lane_create(const struct sluice_lane_conf *conf, struct sluice_lane *
 	struct sluice_lane *lane = sluice_node_alloc(sizeof(*lane)); /* zeros */
 
 	SLUICE_ASSERT(conf->window_bytes >= SLUICE_PAGE_BYTES);
-	SLUICE_ASSERT(conf->limits.op_bytes_max >= SLUICE_PAGE_BYTES);
+	SLUICE_ASSERT(conf->pair->limits.op_bytes_max >= SLUICE_PAGE_BYTES);
 	if (lane == NULL)
 		return -ENOMEM;
 	lane->conf = *conf;
 	lane->depth = SLUICE_LANE_DEPTH_MAX;
-	while (lane->depth > conf->limits.depth_max)
+	while (lane->depth > conf->pair->limits.depth_max)
 		lane->depth /= 2;
 	lane->extent_bytes_max = extent_bytes_max(conf);
 	lane->current = SLUICE_NO_CHUNK;
@@ -49,7 +51,7 @@ void sluice_lane_destroy(struct sluice_lane *lane)
 {
 	if (lane == NULL)
 		return;
-	lane->conf.transport->lane_close(lane->conf.conn);
+	lane->conf.pair->transport->lane_close(lane->conf.conn);
 	sluice_node_free(lane, sizeof(*lane));
 }
 
@@ -131,7 +133,7 @@ static bool poll_events(struct sluice_lane *lane, uint64_t now_ns)
 
 	if (max == 0)
 		return false;
-	count = lane->conf.transport->poll(lane->conf.conn, events, max, now_ns);
+	count = lane->conf.pair->transport->poll(lane->conf.conn, events, max, now_ns);
 	SLUICE_ASSERT(count <= max);
 	for (uint32_t i = 0; i < count; i++)
 		handle(lane, &events[i]);
@@ -155,7 +157,7 @@ static bool submit(struct sluice_lane *lane, uint64_t now_ns)
 				announce[count], &ops[count]);
 			count++;
 		}
-		taken = lane->conf.transport->submit(lane->conf.conn, ops, count, now_ns);
+		taken = lane->conf.pair->transport->submit(lane->conf.conn, ops, count, now_ns);
 		SLUICE_ASSERT(taken <= count);
 		lane->sent += taken;
 		progress |= taken > 0;
@@ -199,7 +201,7 @@ bool sluice_lane_arm(struct sluice_lane *lane, struct sluice_arm *ret_arm)
 		*ret_arm = (struct sluice_arm){.fd = -1, .deadline_ns = UINT64_MAX};
 		return true;
 	}
-	if (!lane->conf.transport->arm(lane->conf.conn, ret_arm))
+	if (!lane->conf.pair->transport->arm(lane->conf.conn, ret_arm))
 		return false;
 	if (lane->again_ns != 0 && lane->again_ns < ret_arm->deadline_ns)
 		ret_arm->deadline_ns = lane->again_ns;
@@ -235,7 +237,7 @@ void sluice_lane_abandon(struct sluice_lane *lane)
 
 void sluice_lane_fence(struct sluice_lane *lane)
 {
-	lane->conf.transport->lane_fence(lane->conf.conn);
+	lane->conf.pair->transport->lane_fence(lane->conf.conn);
 	lane->state = LANE_LOST;
 }
 
@@ -275,5 +277,12 @@ uint64_t sluice_lane_posted(const struct sluice_lane *lane, uint64_t *ret_comple
 
 const struct sluice_conn_stats *sluice_lane_conn_stats(const struct sluice_lane *lane)
 {
-	return lane->conf.transport->lane_stats(lane->conf.conn);
+	return lane->conf.pair->transport->lane_stats(lane->conf.conn);
+}
+
+void sluice_lane_why_lost(const struct sluice_lane *lane, char *text, size_t text_bytes)
+{
+	*text = '\0';
+	if (lane->conf.pair->transport->lane_why_lost != NULL)
+		lane->conf.pair->transport->lane_why_lost(lane->conf.conn, text, text_bytes);
 }

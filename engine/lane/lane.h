@@ -30,6 +30,7 @@
 #include "engine/lane/counters.h"
 #include "engine/lane/mailbox.h"
 #include "engine/lane/pace.h"
+#include "engine/lane/rail_pair.h"
 
 struct sluice_ledger;
 struct sluice_outbox;
@@ -43,19 +44,10 @@ struct sluice_outbox;
 #define SLUICE_LANE_STEP_PAGES   2048 /* looked at in one step, so that steps stay short */
 #define SLUICE_LANE_EXTENT_BYTES (256u << 10) /* longest WRITE unless the conf says another */
 
-/* How a rail reaches the memory of one region; index = region index of the ledger. */
-struct sluice_lane_region {
-	const struct sluice_mem *mem; /* local registration, or NULL */
-	const struct sluice_remote *remote; /* the target's region */
-};
-
 /* Shared by the lanes of a session, constant while they run. NULL fields at a target. */
 struct sluice_lane_work {
 	struct sluice_ledger *ledger;
 	struct sluice_outbox *outbox;
-	const struct sluice_lane_region *regions;
-	const struct sluice_mem *outbox_mem;
-	const struct sluice_remote *staging;
 	/* Tell the control thread to look at mailboxes and at the ledger. Any thread. */
 	void (*wake)(void *ctx);
 	void *wake_ctx;
@@ -64,13 +56,12 @@ struct sluice_lane_work {
 };
 
 struct sluice_lane_conf {
-	const struct sluice_transport *transport;
+	const struct sluice_rail_pair *pair; /* the way it goes */
 	struct sluice_conn *conn; /* the lane's from create on; closed by destroy */
 	uint32_t lane; /* index in the session */
 	uint32_t home; /* of the ledger: the node of the worker that steps it */
 	uint32_t epoch;
 	enum sluice_role role;
-	struct sluice_rail_limits limits;
 	uint64_t window_bytes; /* most payload bytes in flight; at least one extent */
 	uint64_t extent_bytes; /* longest WRITE, more is cut; 0: SLUICE_LANE_EXTENT_BYTES */
 	struct sluice_lane_work *work;
@@ -93,6 +84,9 @@ void sluice_lane_stop(struct sluice_lane *lane);
 void sluice_lane_abandon(struct sluice_lane *lane);
 /* Control, at the target, while no worker steps it: nothing of this lane lands any more. */
 void sluice_lane_fence(struct sluice_lane *lane);
+
+/* Control, after LOST: what the transport says became of the connection; "" when nothing. */
+void sluice_lane_why_lost(const struct sluice_lane *lane, char *text, size_t text_bytes);
 
 /* The nodes (kernel's numbers) that its memory is on; 0 when nobody says. */
 uint64_t sluice_lane_memory_nodes(const struct sluice_lane *lane);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "base/text.h"
 #include "engine/lane/crew.h"
 #include "engine/placement/node_memory.h"
 
@@ -33,25 +34,24 @@ static void join_counters(struct sluice_lane_counters *to, const struct sluice_l
 	SLUICE_COUNT_MAX(to->inflight_bytes_peak, SLUICE_COUNT_READ(from->inflight_bytes_peak));
 }
 
-static int make_lane(struct sluice_lane_conf *conf, struct sluice_rail *rail,
-	const struct sluice_lane_opts *opts, struct sluice_lane **ret_lane,
-	struct sluice_error *err)
+static int make_lane(struct sluice_lane_conf *conf, const struct sluice_lane_opts *opts,
+	struct sluice_lane **ret_lane, struct sluice_error *err)
 {
-	int r = conf->transport->lane_open(rail, opts, &conf->conn, err);
+	const struct sluice_transport *transport = conf->pair->transport;
+	int r = transport->lane_open(conf->pair->rail, opts, &conf->conn, err);
 
 	if (r < 0)
 		return r;
 	r = sluice_lane_create(conf, ret_lane);
 	if (r < 0) {
-		conf->transport->lane_close(conf->conn);
+		transport->lane_close(conf->conn);
 		return sluice_fail(err, r, "lane", "out of memory");
 	}
 	return 0;
 }
 
-int sluice_lane_set_open(struct sluice_lane_set *set, uint32_t lane,
-	const struct sluice_ticket *ticket, const char *peer_address, uint64_t deadline_ns,
-	struct sluice_error *err)
+int sluice_lane_set_open(struct sluice_lane_set *set, uint32_t lane, uint32_t pair,
+	const struct sluice_ticket *ticket, uint64_t deadline_ns, struct sluice_error *err)
 {
 	struct sluice_lane_slot *slot = &set->slots[lane];
 	struct sluice_lane_opts opts = {
@@ -59,17 +59,16 @@ int sluice_lane_set_open(struct sluice_lane_set *set, uint32_t lane,
 		.lane = lane,
 		.epoch = slot->epoch + 1,
 		.ticket = *ticket,
-		.peer_address = peer_address,
+		.peer_address = set->pairs[pair].peer_address,
 		.deadline_ns = deadline_ns,
 	};
 	struct sluice_crew_lane place = sluice_crew_lane(set->crew, lane);
 	struct sluice_lane_conf conf = {
-		.transport = set->transport,
+		.pair = &set->pairs[pair],
 		.lane = lane,
 		.home = place.home,
 		.epoch = opts.epoch,
 		.role = set->role,
-		.limits = set->limits,
 		.window_bytes = set->window_bytes,
 		.extent_bytes = set->extent_bytes,
 		.work = set->work,
@@ -77,10 +76,11 @@ int sluice_lane_set_open(struct sluice_lane_set *set, uint32_t lane,
 	struct sluice_node_policy policy;
 	int r;
 
-	SLUICE_ASSERT(lane < set->count);
+	SLUICE_ASSERT(lane < set->count && pair < set->pair_count);
 	SLUICE_ASSERT(slot->standing == SLUICE_LANE_CLOSED);
+	SLUICE_ASSERT(slot->lane == NULL);
 	sluice_node_prefer(place.memory_nodes, &policy);
-	r = make_lane(&conf, set->rail, &opts, &slot->lane, err);
+	r = make_lane(&conf, &opts, &slot->lane, err);
 	sluice_node_restore(&policy);
 	if (r < 0)
 		return r;
@@ -93,6 +93,7 @@ int sluice_lane_set_open(struct sluice_lane_set *set, uint32_t lane,
 			"workers");
 	}
 	slot->epoch = opts.epoch;
+	slot->pair = pair;
 	slot->standing = SLUICE_LANE_CONNECTING;
 	return 0;
 }
@@ -103,6 +104,8 @@ void sluice_lane_set_lost(struct sluice_lane_set *set, uint32_t lane)
 
 	SLUICE_ASSERT(slot->lane != NULL);
 	sluice_crew_remove(set->crew, slot->lane);
+	sluice_lane_why_lost(slot->lane, slot->why_lost, sizeof(slot->why_lost));
+	sluice_text_make_utf8(slot->why_lost);
 	sluice_lane_stop(slot->lane);
 	sluice_lane_abandon(slot->lane);
 	slot->losses++;
@@ -134,6 +137,18 @@ void sluice_lane_set_close_all(struct sluice_lane_set *set)
 		sluice_crew_remove_all(set->crew);
 	for (uint32_t lane = 0; lane < set->count; lane++)
 		sluice_lane_set_close(set, lane);
+}
+
+void sluice_lane_set_fence_all(struct sluice_lane_set *set)
+{
+	SLUICE_ASSERT(set->role == SLUICE_ROLE_TARGET);
+	if (set->crew != NULL)
+		sluice_crew_remove_all(set->crew);
+	for (uint32_t lane = 0; lane < set->count; lane++) {
+		if (set->slots[lane].lane != NULL)
+			sluice_lane_fence(set->slots[lane].lane);
+		set->slots[lane].standing = SLUICE_LANE_CLOSED;
+	}
 }
 
 /* A lane that was lost is not the crew's any more. */
@@ -170,6 +185,16 @@ uint32_t sluice_lane_set_standing(
 
 	for (uint32_t lane = 0; lane < set->count; lane++)
 		count += set->slots[lane].standing == standing;
+	return count;
+}
+
+uint32_t sluice_lane_set_standing_over(
+	const struct sluice_lane_set *set, uint32_t pair, enum sluice_lane_standing standing)
+{
+	uint32_t count = 0;
+
+	for (uint32_t lane = 0; lane < set->count; lane++)
+		count += set->slots[lane].standing == standing && set->slots[lane].pair == pair;
 	return count;
 }
 

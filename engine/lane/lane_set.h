@@ -21,7 +21,8 @@
 
 struct sluice_crew;
 
-#define SLUICE_LANES_MAX 128
+#define SLUICE_LANES_MAX      128
+#define SLUICE_LANE_WHY_BYTES 320
 
 enum sluice_lane_standing {
 	SLUICE_LANE_CLOSED = 0,
@@ -33,9 +34,12 @@ enum sluice_lane_standing {
 
 struct sluice_lane_slot {
 	enum sluice_lane_standing standing;
-	struct sluice_lane *lane; /* NULL when CLOSED or OPENING */
+	struct sluice_lane *lane; /* NULL when CLOSED or OPENING; but see fence_all() */
 	uint32_t epoch; /* of the current or last connection; 0: none yet */
-	uint32_t losses, reopened;
+	uint32_t pair; /* that it goes over, or went */
+	uint32_t losses, reopened, moved; /* moved: source: to another pair of rails */
+	char why_lost
+		[SLUICE_LANE_WHY_BYTES]; /* its last connection that was; "": the transport has no more to say */
 	uint32_t worker; /* while held: who stepped it */
 	/* Source: when to open it again, and how long the last wait was; see source_lanes.c. */
 	uint64_t retry_ns, pause_ns, stood_since_ns;
@@ -46,28 +50,30 @@ struct sluice_lane_slot {
 };
 
 struct sluice_lane_set {
-	const struct sluice_transport *transport;
-	struct sluice_rail *rail;
+	const struct sluice_rail_pair *pairs; /* the session's */
+	uint32_t pair_count;
 	struct sluice_crew *crew;
 	struct sluice_lane_work *work;
 	enum sluice_role role;
 	uint64_t window_bytes; /* per lane */
 	uint64_t extent_bytes; /* as in sluice_lane_conf */
-	struct sluice_rail_limits limits;
 	uint32_t count;
 	struct sluice_lane_slot slots[SLUICE_LANES_MAX];
 };
 
-/* Open the next connection of a lane that is CLOSED and give it to the crew. */
-int sluice_lane_set_open(struct sluice_lane_set *set, uint32_t lane,
-	const struct sluice_ticket *ticket, const char *peer_address, uint64_t deadline_ns,
-	struct sluice_error *err);
+/* Open the next connection of a lane that is CLOSED, over a pair of rails, and give it to the
+   crew. */
+int sluice_lane_set_open(struct sluice_lane_set *set, uint32_t lane, uint32_t pair,
+	const struct sluice_ticket *ticket, uint64_t deadline_ns, struct sluice_error *err);
 /* Source: the lane was lost, or is given up. It is stepped no more, and what was not placed is
    dirty again. Its chunks stay its own until sluice_ledger_reclaim(). */
 void sluice_lane_set_lost(struct sluice_lane_set *set, uint32_t lane);
 /* Fence (at a target) and free the connection; its counters are kept. */
 void sluice_lane_set_close(struct sluice_lane_set *set, uint32_t lane);
 void sluice_lane_set_close_all(struct sluice_lane_set *set);
+/* Target: nothing of any lane lands any more, and no lane is opened again. What they hold is freed by
+   close_all(): with many lanes that takes milliseconds, for which a stopped guest need not wait. */
+void sluice_lane_set_fence_all(struct sluice_lane_set *set);
 
 /*
  * Source: no lane is stepped from hold until go_on, nothing is lost. For what lanes read without a
@@ -85,6 +91,9 @@ void sluice_lane_set_counters(const struct sluice_lane_set *set, uint32_t lane,
 	struct sluice_lane_counters *ret_counters);
 void sluice_lane_set_conn_stats(
 	const struct sluice_lane_set *set, uint32_t lane, struct sluice_conn_stats *ret_stats);
+/* Lanes of one pair in a standing. */
+uint32_t sluice_lane_set_standing_over(
+	const struct sluice_lane_set *set, uint32_t pair, enum sluice_lane_standing standing);
 /* All lanes; peaks are added too: that bounds what was in flight at once. */
 void sluice_lane_set_sum(
 	const struct sluice_lane_set *set, struct sluice_lane_counters *ret_counters);

@@ -221,7 +221,8 @@ static void region_free(struct sluice_region *region)
 {
 	if (region == NULL)
 		return;
-	SLUICE_ASSERT(region->mem == NULL);
+	for (uint32_t i = 0; i < SLUICE_RAILS_MAX; i++)
+		SLUICE_ASSERT(region->mems[i] == NULL);
 	sluice_bitmap_feed_destroy(region->feed);
 	if (region->base != NULL) {
 		if (region->guarded)

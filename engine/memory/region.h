@@ -14,6 +14,7 @@
 #include <sys/types.h>
 
 #include <sluice/error.h>
+#include <sluice/transport.h>
 
 #define SLUICE_REGIONS_MAX      64
 #define SLUICE_REGION_ID_BYTES  64 /* with the final NUL */
@@ -37,7 +38,8 @@ struct sluice_region {
 	uint64_t pin_ns; /* what pinning it took */
 	bool guarded; /* the file may shrink: reads go through the SIGBUS guard */
 	struct sluice_bitmap_feed *feed;
-	struct sluice_mem *mem; /* with the engine's rail; NULL until registered */
+	struct sluice_mem *mems[SLUICE_RAILS_MAX]; /* with each of the engine's rails, or NULL */
+	uint64_t register_ns; /* what that took */
 };
 
 struct sluice_memory {

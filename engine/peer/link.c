@@ -2,6 +2,7 @@
 /* link.c: see link.h. Framing and JSON are the QMP wire's (base/qmp.h): one object per line. */
 #include "engine/peer/link.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
@@ -505,6 +506,24 @@ void sluice_link_close(struct sluice_link *link)
 	link->watch = NULL;
 	if (link->busy == 0)
 		link_free(link);
+}
+
+void sluice_link_local_host(const struct sluice_link *link, char *host, size_t host_bytes)
+{
+	union sluice_sockaddr own = {0};
+	socklen_t len = sizeof(own);
+
+	*host = '\0';
+	if (link->wire == NULL || getsockname(link_fd(link), &own.any, &len) < 0)
+		return;
+	if (own.any.sa_family == AF_UNIX)
+		snprintf(host, host_bytes, "127.0.0.1");
+	else if (own.any.sa_family == AF_INET6 && IN6_IS_ADDR_V4MAPPED(&own.v6.sin6_addr))
+		inet_ntop(AF_INET, &own.v6.sin6_addr.s6_addr[12], host, (socklen_t)host_bytes);
+	else if (own.any.sa_family == AF_INET6)
+		inet_ntop(AF_INET6, &own.v6.sin6_addr, host, (socklen_t)host_bytes);
+	else if (own.any.sa_family == AF_INET)
+		inet_ntop(AF_INET, &own.v4.sin_addr, host, (socklen_t)host_bytes);
 }
 
 const char *sluice_link_identity(const struct sluice_link *link)

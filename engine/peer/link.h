@@ -64,6 +64,9 @@ int sluice_link_error(const struct sluice_link *link);
 /* Closes after what was sent has been handed to the kernel. NULL is allowed. */
 void sluice_link_close(struct sluice_link *link);
 
+/* Our end's IP address, by which the peer reaches this host: numbers only, "127.0.0.1" for a UNIX
+   socket; "" when it is not known. */
+void sluice_link_local_host(const struct sluice_link *link, char *host, size_t host_bytes);
 /* The identity whose key protects the link; NULL for one in clear text, or not up yet. */
 const char *sluice_link_identity(const struct sluice_link *link);
 /* Secret bytes that only the two ends of this connection know, for @context (RFC 8446, 7.5).

@@ -601,6 +601,20 @@ int sluice_plan_make(const struct sluice_topology *topology, const struct sluice
 	return 0;
 }
 
+void sluice_plan_rails(const struct sluice_topology *topology, const struct sluice_plan_conf *conf,
+	struct sluice_plan *plan)
+{
+	struct making m = {.topology = topology, .conf = conf, .plan = plan};
+	uint32_t kept = 0;
+
+	SLUICE_ASSERT(conf->rail_count >= 1 && conf->rail_count <= SLUICE_PLAN_RAILS_MAX);
+	for (uint32_t i = 0; i < plan->reason_count; i++)
+		if (strcmp(plan->reasons[i].about, "rails") != 0)
+			plan->reasons[kept++] = plan->reasons[i];
+	plan->reason_count = kept;
+	choose_rails(&m);
+}
+
 uint32_t sluice_plan_home_of(const struct sluice_topology *topology, const struct sluice_plan *plan,
 	uint32_t node_number)
 {

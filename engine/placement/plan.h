@@ -93,6 +93,9 @@ struct sluice_plan {
 /* -EINVAL: settings that contradict the machine or each other; the error says which are right. */
 int sluice_plan_make(const struct sluice_topology *topology, const struct sluice_plan_conf *conf,
 	struct sluice_plan *ret_plan, struct sluice_error *err);
+/* The same plan with other rails: only which lane uses which of @conf's rails is chosen anew. */
+void sluice_plan_rails(const struct sluice_topology *topology, const struct sluice_plan_conf *conf,
+	struct sluice_plan *plan);
 /* The home of a node by the kernel's number; 0 when it has no queues of its own. */
 uint32_t sluice_plan_home_of(const struct sluice_topology *topology, const struct sluice_plan *plan,
 	uint32_t node_number);

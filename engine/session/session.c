@@ -8,6 +8,20 @@
 
 #include "base/hex.h"
 
+json_t *sluice_session_transports(const struct sluice_session_conf *conf)
+{
+	const struct sluice_transport *last = NULL;
+	json_t *names = json_array();
+
+	for (uint32_t i = 0; i < conf->rail_count; i++) {
+		if (conf->rails[i].rail != NULL && conf->rails[i].transport != last) {
+			last = conf->rails[i].transport;
+			json_array_append_new(names, json_string(last->name));
+		}
+	}
+	return names;
+}
+
 json_t *sluice_hex(const uint8_t *bytes, size_t count)
 {
 	char *text = malloc(2 * count + 1);

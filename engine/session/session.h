@@ -24,6 +24,7 @@
 #include "engine/peer/record.h"
 #include "engine/peer/ticket.h"
 #include "engine/policy/policy.h"
+#include "engine/session/rail_pairs.h"
 
 struct sluice_bitmap_feed;
 struct sluice_crew;
@@ -39,8 +40,25 @@ struct sluice_session_region {
 	const char *id;
 	uint64_t gpa, len_bytes, page_bytes;
 	uint8_t *base;
-	struct sluice_mem *mem; /* registered with the session's rail */
+	struct sluice_mem *mems[SLUICE_RAILS_MAX]; /* registered with each of the session's rails */
 	struct sluice_bitmap_feed *feed; /* source */
+};
+
+/* A rail that lanes may use. Rails of one transport stand together; those of the transport that is
+   preferred come first. Borrowed. */
+struct sluice_session_rail {
+	const struct sluice_transport *transport;
+	struct sluice_rail *rail; /* NULL: not to be used now, it has only a place in the list */
+	const char *name; /* as the operator knows it */
+	const char *address; /* target: what peers connect to; "": it does not listen */
+	struct sluice_subnet subnet; /* that it is in */
+	struct sluice_mem *staging; /* target: the inbox's pool, registered with it */
+};
+
+/* A transport that an end has no rails of, and why. */
+struct sluice_session_lack {
+	const char *transport;
+	char reason[256];
 };
 
 typedef void sluice_data_fn(void *ctx, uint64_t offset, uint64_t len_bytes);
@@ -74,6 +92,12 @@ struct sluice_session_env {
 	   Target: write its segments to @fd in order; each ends in segment_loaded(), all in
 	   device_written(). Steals @fd. */
 	int (*device_start)(void *ctx, uint32_t device, int fd, struct sluice_error *err);
+	/* Source: which rail each lane is to use of those of one transport, by index; NULL: one after
+	   the other. */
+	void (*plan_lanes)(
+		void *ctx, const struct sluice_transport *transport, uint32_t *ret_rails);
+	/* Target: where a rail listens, as the source can reach it; NULL: the rail's address. */
+	void (*rail_address)(void *ctx, uint32_t rail, char ret_address[SLUICE_ADDRESS_MAX]);
 	/* Target: a segment was announced. 1: new, 0: known, -EPROTO. */
 	int (*segment_announced)(
 		void *ctx, const struct sluice_announce *announce, struct sluice_error *err);
@@ -89,10 +113,12 @@ static inline bool sluice_has_passed(uint64_t now_ns, uint64_t since_ns, uint64_
 struct sluice_session_conf {
 	char session[SLUICE_SESSION_ID_BYTES]; /* source: chosen. target: from the hello */
 	char instance[SLUICE_SESSION_ID_BYTES]; /* of this engine process */
-	const struct sluice_transport *transport;
-	struct sluice_rail *rail;
+	const struct sluice_session_rail *rails;
+	uint32_t rail_count;
+	const struct sluice_session_lack *lacks;
+	uint32_t lack_count;
+	bool pairs_by_order; /* source: see rail_pairs.h */
 	bool lanes_may_leave; /* source: lanes may go to another host, in clear text */
-	const char *rail_address; /* target: what peers connect to */
 	struct sluice_crew *crew;
 	uint32_t lanes;
 	uint64_t staging_nodes; /* NUMA nodes for the outbox, see sluice_node_prefer() */
@@ -115,7 +141,6 @@ struct sluice_session_conf {
 	struct sluice_policy_conf policy;
 	struct sluice_outbox *outbox; /* source; made when the target says how many slots */
 	struct sluice_inbox *inbox; /* target */
-	struct sluice_mem *staging; /* target: the inbox's pool, registered */
 	const struct sluice_session_region *regions;
 	uint32_t region_count;
 	void (*wake)(void *ctx); /* any thread: make the control thread call tick soon */
@@ -128,6 +153,9 @@ struct sluice_session_conf {
  */
 int sluice_session_commit(
 	const struct sluice_session_env *env, const char *session, struct sluice_error *err);
+
+/* The names of the transports that a session has rails of, preferred first. */
+json_t *sluice_session_transports(const struct sluice_session_conf *conf);
 
 /* Hexadecimal text of bytes, and back. */
 json_t *sluice_hex(const uint8_t *bytes, size_t count);

@@ -119,17 +119,13 @@ int sluice_source_create(const struct sluice_session_conf *conf,
 	s->conf = *conf;
 	s->env = *env;
 	s->work.ledger = s->ledger;
-	s->work.regions = s->regions;
 	sluice_pace_set(&s->work.pace, conf->max_bandwidth_bytes_per_s);
 	s->work.wake = conf->wake;
 	s->work.wake_ctx = conf->wake_ctx;
-	s->lanes.transport = conf->transport;
-	s->lanes.rail = conf->rail;
 	s->lanes.crew = conf->crew;
 	s->lanes.work = &s->work;
 	s->lanes.role = SLUICE_ROLE_SOURCE;
 	s->lanes.count = conf->lanes;
-	conf->transport->rail_limits(conf->rail, &s->lanes.limits);
 	s->lanes.extent_bytes = conf->extent_bytes;
 	s->lanes.window_bytes =
 		sluice_align_down(conf->memory_budget_bytes / conf->lanes, SLUICE_PAGE_BYTES);
@@ -152,10 +148,9 @@ void sluice_source_destroy(struct sluice_source *s)
 		return;
 	sluice_lane_set_close_all(&s->lanes);
 	for (uint32_t i = 0; i < s->conf.region_count; i++)
-		source_forget_key(s, i);
+		source_forget_keys(s, i);
 	source_regions_destroy(s);
-	s->conf.transport->mem_forget(s->staging);
-	s->conf.transport->mem_unregister(s->outbox_mem);
+	source_forget_rails(s);
 	sluice_outbox_destroy(s->conf.outbox);
 	sluice_ledger_destroy(s->ledger);
 	free(s);

@@ -2,7 +2,8 @@
 /*
  * source_internal.h: what the files of a source share: source.c (states, time), source_link.c (the
  * peer link), source_pause.c (paused, resumed, given up), source_setup.c (from hello to the first
- * page), source_lanes.c (lanes lost, fenced, opened again), source_sync.c (dirty syncs, the policy), source_switchover.c (from the stopped guest to
+ * page), source_rails.c (which transport, which pairs of rails, which lane over which),
+ * source_lanes.c (lanes lost, fenced, opened again), source_sync.c (dirty syncs, the policy), source_switchover.c (from the stopped guest to
  * the decision), source_report.c (what it tells).
  */
 #ifndef SLUICE_ENGINE_SOURCE_INTERNAL_H
@@ -72,7 +73,15 @@ struct source_region {
 
 #define SLUICE_DEVICE_NAME_BYTES 64
 /* The longest that one attempt to connect may take; then another one is likelier to succeed. */
-#define SOURCE_CONNECT_NS (2 * SLUICE_NS_PER_S)
+#define SOURCE_CONNECT_NS      (2 * SLUICE_NS_PER_S)
+#define SOURCE_TRIES_OF_A_RAIL 4 /* that fail in a row, before a lane of it takes another rail */
+#define SOURCE_NO_PAIR         UINT32_MAX
+
+/* What the target told of one of its rails. */
+struct source_peer_rail {
+	json_t *said; /* the message; NULL: there is no rail of this number */
+	char address[SLUICE_ADDRESS_MAX]; /* where it is now */
+};
 
 struct sluice_source {
 	struct sluice_session_conf conf;
@@ -82,13 +91,21 @@ struct sluice_source {
 
 	struct sluice_ledger *ledger;
 	struct sluice_lane_work work;
-	struct sluice_lane_region regions[64];
-	struct sluice_remote *remotes[64]; /* owned; the same as in `regions` */
 	struct source_region region_states[64];
 	uint64_t peer_page_bytes[64]; /* of the backing at the target; 0: not known yet */
-	struct sluice_remote *staging;
-	struct sluice_mem *outbox_mem;
 	struct sluice_lane_set lanes;
+
+	/* Rails, from the welcome on. The owned handles are the same as in the pairs. */
+	struct source_peer_rail peer_rails[SLUICE_RAILS_MAX];
+	const struct sluice_transport *transport; /* the one that was chosen, and why */
+	char transport_why[512];
+	struct sluice_rail_pair pairs[SLUICE_RAILS_MAX];
+	uint32_t pair_count;
+	struct sluice_lane_region regions[SLUICE_RAILS_MAX][64]; /* by pair */
+	struct sluice_remote *remotes[SLUICE_RAILS_MAX][64]; /* owned; by pair */
+	struct sluice_remote *stagings[SLUICE_RAILS_MAX]; /* owned; by pair */
+	struct sluice_mem *outbox_mems[SLUICE_RAILS_MAX]; /* owned; by rail of ours */
+	uint32_t lane_pairs[SLUICE_LANES_MAX]; /* that each lane is to go over */
 
 	/* Dirty syncs. `sync_id` counts them from 1; outstanding while asked and not answered. */
 	uint64_t sync_id;
@@ -109,7 +126,7 @@ struct sluice_source {
 	char devices[256][SLUICE_DEVICE_NAME_BYTES];
 
 	uint64_t lanes_gone_ns; /* when the last lane was lost; 0: not yet */
-	int last_lane_status;
+	char last_lane_why[SLUICE_LANE_WHY_BYTES]; /* of the lane that was lost last */
 
 	/* The peer link. Between `resume` and `resumed` it is up and nothing else may be said. */
 	bool link_up, hello_said, resuming;
@@ -117,7 +134,6 @@ struct sluice_source {
 	uint64_t heard_ns, pinged_ns;
 	uint64_t peer_rtt_ns; /* the quickest so far; 0: not measured yet */
 	uint64_t peer_record_ns; /* what the target's record of the commit takes, as it said */
-	char rail_address[SLUICE_ADDRESS_MAX]; /* from the welcome: where lanes connect */
 	char peer_instance[SLUICE_SESSION_ID_BYTES]; /* from the welcome: who may resume */
 	uint32_t attempt; /* counts connections made to resume */
 	uint64_t attempt_ns; /* when the connection under way was started; 0: none is */
@@ -179,9 +195,19 @@ void source_farewell_lost(struct sluice_source *s, int code);
 void source_step_farewell(struct sluice_source *s, uint64_t now_ns);
 void source_pause_json(const struct sluice_source *s, json_t *reply);
 
+/* source_rails.c */
+void source_on_rail(struct sluice_source *s, const json_t *message);
+int source_choose_rails(struct sluice_source *s, const json_t *message); /* `welcome` */
+int source_update_rails(struct sluice_source *s, const json_t *message); /* `resumed` */
+uint32_t source_pair_to_try(struct sluice_source *s, uint32_t lane);
+void source_forget_rails(struct sluice_source *s);
+/* The keys of a region that was added, of every rail; *s->error says what is wrong. */
+int source_import_keys(struct sluice_source *s, uint32_t region, const json_t *message);
+void source_forget_keys(struct sluice_source *s, uint32_t region);
+void source_rails_json(const struct sluice_source *s, json_t *reply);
+
 /* source_lanes.c */
-int source_open_lane(struct sluice_source *s, uint32_t lane, const char *ticket,
-	uint64_t deadline_ns, struct sluice_error *err);
+void source_open_lanes(struct sluice_source *s); /* all of them, for the first time */
 void source_on_fenced(struct sluice_source *s, const json_t *message);
 void source_on_lane_ticket(struct sluice_source *s, const json_t *message);
 void source_read_mailboxes(struct sluice_source *s);
@@ -218,8 +244,6 @@ void source_say_hello(struct sluice_source *s);
 void source_on_welcome(struct sluice_source *s, const json_t *message);
 void source_mark_region(struct sluice_source *s, uint32_t region);
 /* What the target tells of a region, in the welcome or later: its key; its holes and page size. */
-int source_import_key(struct sluice_source *s, uint32_t region, const json_t *entry);
-void source_forget_key(struct sluice_source *s, uint32_t region);
 int source_read_region(struct sluice_source *s, uint32_t region, const json_t *entry);
 
 /* source_regions.c */

@@ -10,6 +10,7 @@
  * been sent (PREPARE and later).
  */
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -64,15 +65,21 @@ static void choose_pause(struct sluice_source *s, struct sluice_lane_slot *slot)
 	slot->tries++;
 }
 
-static void lane_lost(struct sluice_source *s, uint32_t lane, int status)
+/* A lane that ended by itself knows more than its errno. */
+static void lane_lost(struct sluice_source *s, uint32_t lane, int status, bool ended)
 {
+	const char *why;
+
 	choose_pause(s, slot_of(s, lane));
 	sluice_lane_set_lost(&s->lanes, lane);
-	s->last_lane_status = status;
+	why = slot_of(s, lane)->why_lost;
+	snprintf(s->last_lane_why, sizeof(s->last_lane_why), "%s",
+		ended && *why != '\0' ? why : strerror(-status));
 	if (s->state == SOURCE_SETUP && count_standing(s, SLUICE_LANE_ACTIVE) == 0 &&
-		count_standing(s, SLUICE_LANE_CONNECTING) == 0) {
+		count_standing(s, SLUICE_LANE_CONNECTING) == 0 &&
+		count_standing(s, SLUICE_LANE_OPENING) == 0) {
 		source_fail_text(s, status, "lane %u could not be connected, nor any other: %s",
-			lane, strerror(-status));
+			lane, s->last_lane_why);
 		return;
 	}
 	ask_fence(s, lane);
@@ -146,7 +153,7 @@ void source_on_fenced(struct sluice_source *s, const json_t *message)
 
 /* ---- opening ---- */
 
-int source_open_lane(struct sluice_source *s, uint32_t lane, const char *text, uint64_t deadline_ns,
+static int open_lane(struct sluice_source *s, uint32_t lane, const char *text, uint64_t deadline_ns,
 	struct sluice_error *err)
 {
 	struct sluice_ticket_keys keys = {s->env.derive, s->env.ctx};
@@ -156,17 +163,28 @@ int source_open_lane(struct sluice_source *s, uint32_t lane, const char *text, u
 
 	if (r < 0)
 		return r;
-	return sluice_lane_set_open(&s->lanes, lane, &ticket, s->rail_address, deadline_ns, err);
+	return sluice_lane_set_open(
+		&s->lanes, lane, s->lane_pairs[lane], &ticket, deadline_ns, err);
 }
 
 static void ask_ticket(struct sluice_source *s, uint32_t lane)
 {
 	struct sluice_lane_slot *slot = slot_of(s, lane);
+	const struct sluice_rail_pair *pair;
 
+	slot->pair = source_pair_to_try(s, lane);
+	pair = &s->pairs[slot->pair];
 	slot->standing = SLUICE_LANE_OPENING;
 	slot->retry_ns = SLUICE_NEVER;
-	source_send(s, json_pack("{s:s, s:I, s:I}", "type", "lane-open", "lane", (json_int_t)lane,
-			       "epoch", (json_int_t)slot->epoch + 1));
+	source_send(
+		s, json_pack("{s:s, s:I, s:I, s:I}", "type", "lane-open", "lane", (json_int_t)lane,
+			   "epoch", (json_int_t)slot->epoch + 1, "rail", (json_int_t)pair->theirs));
+}
+
+void source_open_lanes(struct sluice_source *s)
+{
+	for (uint32_t lane = 0; lane < s->conf.lanes; lane++)
+		ask_ticket(s, lane);
 }
 
 /* No ticket, or no connection could be started: later, perhaps. */
@@ -200,7 +218,7 @@ void source_on_lane_ticket(struct sluice_source *s, const json_t *message)
 		open_failed(s, lane);
 		return;
 	}
-	r = source_open_lane(s, lane, ticket, source_now(s) + s->conf.lane_timeout_ns, &err);
+	r = open_lane(s, lane, ticket, source_now(s) + s->conf.lane_timeout_ns, &err);
 	if (r == -EPROTO) {
 		source_fail(s, &err);
 	} else if (r < 0) {
@@ -234,7 +252,7 @@ static void on_note(struct sluice_source *s, uint32_t lane, const struct sluice_
 		connected(s, lane);
 		break;
 	case SLUICE_NOTE_LOST:
-		lane_lost(s, lane, note->status);
+		lane_lost(s, lane, note->status, true);
 		break;
 	case SLUICE_NOTE_RECEIVED:
 		source_fail_text(s, -EPROTO,
@@ -277,7 +295,7 @@ static void watch_progress(struct sluice_source *s, uint32_t lane, uint64_t now_
 		slot->completed = completed;
 		slot->progress_ns = now_ns;
 	} else if (sluice_has_passed(now_ns, slot->progress_ns, s->conf.lane_timeout_ns)) {
-		lane_lost(s, lane, -ETIMEDOUT);
+		lane_lost(s, lane, -ETIMEDOUT, false);
 	}
 }
 
@@ -300,7 +318,7 @@ static void watch_all(struct sluice_source *s, uint64_t now_ns)
 		s->lanes_gone_ns = now_ns;
 	if (s->pause == PAUSE_NONE && sluice_has_passed(now_ns, s->lanes_gone_ns, REASON_NS))
 		source_set_pause(s, PAUSE_LANES, "all %u lanes were lost; the last one: %s",
-			s->conf.lanes, strerror(-s->last_lane_status));
+			s->conf.lanes, s->last_lane_why);
 }
 
 void source_step_lanes(struct sluice_source *s, uint64_t now_ns)

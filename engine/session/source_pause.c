@@ -219,6 +219,8 @@ static int check_resumed(struct sluice_source *s, const json_t *message)
 			"the peer resumed in \"%s\" with %lld devices, which does not fit here",
 			there, (long long)devices);
 	r = resume_epochs(s, message);
+	if (r == 0)
+		r = source_update_rails(s, message);
 	return r < 0 ? r : resume_slots(s, message);
 }
 

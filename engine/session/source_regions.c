@@ -121,7 +121,7 @@ void source_on_region_added(struct sluice_source *s, const json_t *message)
 			s->conf.regions[region].id, error);
 		return;
 	}
-	if (source_import_key(s, region, message) < 0) {
+	if (source_import_keys(s, region, message) < 0) {
 		source_fail(s, &s->error);
 		return;
 	}
@@ -268,7 +268,7 @@ static void step_leaving(struct sluice_source *s, uint32_t region)
 	sluice_lane_set_hold(&s->lanes);
 	sluice_ledger_drop_region(s->ledger, region);
 	sluice_lane_set_go_on(&s->lanes);
-	source_forget_key(s, region);
+	source_forget_keys(s, region);
 	state_of(s, region)->standing = REGION_TOLD;
 	state_of(s, region)->said = false;
 }

@@ -100,6 +100,7 @@ json_t *sluice_source_query(const struct sluice_source *s)
 	add_downtimes(s, reply);
 	json_object_set_new(reply, "bytes-resent", json_integer((json_int_t)sum.bytes_resent));
 	source_pause_json(s, reply);
+	source_rails_json(s, reply);
 	if (!sluice_source_is_over(s))
 		source_regions_json(s, reply);
 	if (s->state == SOURCE_COMPLETED && s->stopped_ns != 0) {

@@ -27,45 +27,11 @@ void source_say_hello(struct sluice_source *s)
 					 (json_int_t)r->gpa, "size", (json_int_t)r->len_bytes,
 					 "page-size", (json_int_t)r->page_bytes));
 	}
-	source_send(s, json_pack("{s:s, s:i, s:s, s:[], s:s, s:s, s:s, s:I, s:o}", "type", "hello",
+	source_send(s, json_pack("{s:s, s:i, s:s, s:[], s:s, s:s, s:o, s:I, s:o}", "type", "hello",
 			       "protocol", SLUICE_PROTOCOL_VERSION, "version", SLUICE_VERSION,
 			       "features", "session", s->conf.session, "instance", s->conf.instance,
-			       "transport", s->conf.transport->name, "lanes",
+			       "transports", sluice_session_transports(&s->conf), "lanes",
 			       (json_int_t)s->conf.lanes, "regions", regions));
-}
-
-static const char *text_of(const json_t *object, const char *key)
-{
-	return json_string_value(json_object_get(object, key));
-}
-
-static int import_key(struct sluice_source *s, const char *hex, struct sluice_remote **ret_remote)
-{
-	uint8_t key[SLUICE_KEY_BYTES_MAX];
-	int bytes = sluice_unhex(hex, key, sizeof(key));
-
-	if (bytes < 0)
-		return sluice_fail_scope(&s->error, SLUICE_SCOPE_SESSION, -EPROTO, "welcome",
-			"the peer sent a memory key that is not hexadecimal");
-	return s->conf.transport->mem_import(
-		s->conf.rail, key, (size_t)bytes, ret_remote, &s->error);
-}
-
-int source_import_key(struct sluice_source *s, uint32_t region, const json_t *entry)
-{
-	const char *key = text_of(entry, "key");
-	int r = import_key(s, key != NULL ? key : "", &s->remotes[region]);
-
-	s->regions[region].mem = s->conf.regions[region].mem;
-	s->regions[region].remote = s->remotes[region];
-	return r;
-}
-
-void source_forget_key(struct sluice_source *s, uint32_t region)
-{
-	s->conf.transport->mem_forget(s->remotes[region]);
-	s->remotes[region] = NULL;
-	s->regions[region] = (struct sluice_lane_region){.mem = NULL};
 }
 
 int source_read_region(struct sluice_source *s, uint32_t region, const json_t *entry)
@@ -82,24 +48,19 @@ int source_read_region(struct sluice_source *s, uint32_t region, const json_t *e
 }
 
 /* Those of the hello; what the VMM has changed since is said behind the welcome. */
-static int import_regions(struct sluice_source *s, const json_t *message)
+static int read_regions(struct sluice_source *s, const json_t *message)
 {
 	const json_t *regions = json_object_get(message, "regions");
+	int r = 0;
 
 	if (json_array_size(regions) != s->hello_regions)
 		return sluice_fail_scope(&s->error, SLUICE_SCOPE_SESSION, -EPROTO, "welcome",
 			"the peer answered for %zu regions instead of %u", json_array_size(regions),
 			s->hello_regions);
-	for (uint32_t i = 0; i < s->hello_regions; i++) {
-		const json_t *entry = json_array_get(regions, i);
-		int r = source_import_key(s, i, entry);
-
-		if (r == 0 && source_region_moves(s, i))
-			r = source_read_region(s, i, entry);
-		if (r < 0)
-			return r;
-	}
-	return 0;
+	for (uint32_t i = 0; i < s->hello_regions && r == 0; i++)
+		if (source_region_moves(s, i))
+			r = source_read_region(s, i, json_array_get(regions, i));
+	return r;
 }
 
 static int make_outbox(struct sluice_source *s, const json_t *message)
@@ -107,7 +68,6 @@ static int make_outbox(struct sluice_source *s, const json_t *message)
 	uint32_t slots = (uint32_t)json_integer_value(json_object_get(message, "slots"));
 	uint32_t slot_bytes = (uint32_t)json_integer_value(json_object_get(message, "slot-bytes"));
 	struct sluice_node_policy policy;
-	struct sluice_span span;
 	int r;
 
 	if (!sluice_is_aligned(slot_bytes, SLUICE_PAGE_BYTES))
@@ -124,51 +84,7 @@ static int make_outbox(struct sluice_source *s, const json_t *message)
 	sluice_node_restore(&policy);
 	if (r < 0)
 		return sluice_fail(&s->error, r, "welcome", "out of memory for %u slots", slots);
-	if (s->lanes.limits.caps & SLUICE_CAP_REGISTERS_MEMORY) {
-		span = (struct sluice_span){.id = UINT32_MAX,
-			.addr = s->conf.outbox->pool,
-			.len_bytes = (uint64_t)slots * slot_bytes};
-		r = s->conf.transport->mem_register(
-			s->conf.rail, &span, SLUICE_ACCESS_LOCAL_READ, &s->outbox_mem, &s->error);
-		if (r < 0)
-			return r;
-	}
 	s->work.outbox = s->conf.outbox;
-	s->work.outbox_mem = s->outbox_mem;
-	r = import_key(s, text_of(message, "staging-key"), &s->staging);
-	s->work.staging = s->staging;
-	return r;
-}
-
-/* The peer says where its lanes wait: not even it may lead memory out of the host unasked. */
-static int check_way(struct sluice_source *s, const char *address)
-{
-	if (s->conf.lanes_may_leave || s->conf.transport->address_is_local(address))
-		return 0;
-	return sluice_fail_scope(&s->error, SLUICE_SCOPE_SESSION, -EPERM, "welcome",
-		"the peer's lanes wait at %.120s, and guest memory would go there in clear text; "
-		"set lane-security: none at both ends if you trust that network",
-		address);
-}
-
-static int open_lanes(struct sluice_source *s, const json_t *message)
-{
-	const json_t *tickets = json_object_get(message, "tickets");
-	uint64_t deadline_ns = s->env.now_ns(s->env.ctx) + s->conf.setup_timeout_ns;
-
-	if (json_array_size(tickets) != s->conf.lanes)
-		return sluice_fail_scope(&s->error, SLUICE_SCOPE_SESSION, -EPROTO, "welcome",
-			"the peer sent %zu tickets for %u lanes", json_array_size(tickets),
-			s->conf.lanes);
-	snprintf(s->rail_address, sizeof(s->rail_address), "%s", text_of(message, "address"));
-	snprintf(s->peer_instance, sizeof(s->peer_instance), "%s", text_of(message, "instance"));
-	for (uint32_t lane = 0; lane < s->conf.lanes; lane++) {
-		const char *ticket = json_string_value(json_array_get(tickets, lane));
-		int r = source_open_lane(s, lane, ticket, deadline_ns, &s->error);
-
-		if (r < 0)
-			return r;
-	}
 	return 0;
 }
 
@@ -188,16 +104,18 @@ void source_on_welcome(struct sluice_source *s, const json_t *message)
 			protocol, SLUICE_PROTOCOL_VERSION);
 	s->peer_record_ns = SLUICE_NS_PER_US *
 			    (uint64_t)json_integer_value(json_object_get(message, "record-us"));
+	snprintf(s->peer_instance, sizeof(s->peer_instance), "%s",
+		json_string_value(json_object_get(message, "instance")));
 	if (r == 0)
-		r = import_regions(s, message);
+		r = read_regions(s, message);
 	if (r == 0)
 		r = make_outbox(s, message);
 	if (r == 0)
-		r = check_way(s, text_of(message, "address"));
-	if (r == 0)
-		r = open_lanes(s, message);
+		r = source_choose_rails(s, message);
 	if (r < 0)
 		source_fail(s, &s->error);
+	else
+		source_open_lanes(s);
 }
 
 uint64_t sluice_source_peer_page_bytes(const struct sluice_source *s, uint32_t region)

@@ -107,6 +107,7 @@ int sluice_target_create(const struct sluice_session_conf *conf,
 	struct sluice_target *t;
 	int r = target_check_hello(conf, hello, err);
 
+	SLUICE_ASSERT(conf->rail_count >= 1 && conf->rail_count <= SLUICE_RAILS_MAX);
 	if (r < 0)
 		return r;
 	t = calloc(1, sizeof(*t));
@@ -120,23 +121,27 @@ int sluice_target_create(const struct sluice_session_conf *conf,
 		json_string_value(json_object_get(hello, "instance")));
 	t->work.wake = conf->wake;
 	t->work.wake_ctx = conf->wake_ctx;
-	t->lanes.transport = conf->transport;
-	t->lanes.rail = conf->rail;
+	t->lanes.pairs = t->pairs;
+	t->lanes.pair_count = conf->rail_count;
 	t->lanes.crew = conf->crew;
 	t->lanes.work = &t->work;
 	t->lanes.role = SLUICE_ROLE_TARGET;
 	t->lanes.count = (uint32_t)json_integer_value(json_object_get(hello, "lanes"));
 	t->lanes.window_bytes = SLUICE_PAGE_BYTES;
-	conf->transport->rail_limits(conf->rail, &t->lanes.limits);
+	for (uint32_t i = 0; i < conf->rail_count; i++) {
+		const struct sluice_session_rail *rail = &conf->rails[i];
+
+		t->pairs[i] = (struct sluice_rail_pair){
+			.transport = rail->transport, .rail = rail->rail, .ours = i};
+		if (rail->rail != NULL)
+			rail->transport->rail_limits(rail->rail, &t->pairs[i].limits);
+	}
 	t->link_up = true;
 	t->start_ns = target_now(t);
 	t->heard_ns = t->start_ns;
 	target_regions_begin(t, hello);
-	r = target_say_welcome(t, err);
-	if (r < 0) {
-		sluice_target_destroy(t);
-		return r;
-	}
+	target_say_rails(t, hello);
+	target_say_welcome(t);
 	target_tell_status(t);
 	*ret_target = t;
 	return 0;
@@ -192,5 +197,6 @@ json_t *sluice_target_query(const struct sluice_target *t)
 	if (t->state == TARGET_FAILED)
 		json_object_set_new(reply, "error-desc", json_string(t->error.text));
 	target_pause_json(t, reply);
+	target_rails_json(t, reply);
 	return reply;
 }

@@ -64,6 +64,8 @@ struct sluice_target {
 	struct sluice_error error;
 	struct sluice_lane_work work;
 	struct sluice_lane_set lanes;
+	struct sluice_rail_pair pairs[SLUICE_RAILS_MAX]; /* one per rail of the session */
+	uint32_t told_rails; /* set of those that the source knows of */
 	struct target_device devices[SLUICE_DEVICES_MAX];
 	uint32_t device_count;
 	uint8_t held_from[SLUICE_SLOTS_MAX]; /* 1 + the lane that brought it; 0: no credit is due */
@@ -99,9 +101,19 @@ uint64_t target_ping_gap_ns(const struct sluice_target *t);
 /* target_setup.c */
 int target_check_hello(
 	const struct sluice_session_conf *conf, const json_t *hello, struct sluice_error *err);
-/* What the source must know of a region of ours: key, holes, page size. */
+/* What the source must know of a region of ours besides keys: holes, page size. */
 json_t *target_region_json(struct sluice_target *t, uint32_t region);
-int target_say_welcome(struct sluice_target *t, struct sluice_error *err);
+void target_say_welcome(struct sluice_target *t);
+
+/* target_rails.c */
+/* Whether this rail of ours is of use to the source. */
+bool target_rail_is_wanted(
+	const struct sluice_session_conf *conf, uint32_t index, const json_t *hello);
+void target_say_rails(struct sluice_target *t, const json_t *hello); /* before the welcome */
+bool target_offers(const struct sluice_target *t, uint32_t rail); /* it was told to the source */
+json_t *target_rail_addresses(const struct sluice_target *t); /* of those that were told */
+json_t *target_region_keys(const struct sluice_target *t, uint32_t region); /* with those */
+void target_rails_json(const struct sluice_target *t, json_t *reply);
 
 /* target_regions.c */
 void target_regions_begin(struct sluice_target *t, const json_t *hello);
@@ -110,8 +122,6 @@ void target_on_region_remove(struct sluice_target *t, const json_t *message);
 bool target_waits_for_region(const struct sluice_target *t);
 
 /* target_lanes.c */
-int target_open_lane(struct sluice_target *t, uint32_t lane, uint64_t timeout_ns,
-	json_t **ret_ticket, struct sluice_error *err);
 void target_void_tickets(struct sluice_target *t); /* the peer link is gone */
 void target_on_lane_open(struct sluice_target *t, const json_t *message);
 json_t *target_held_slots(const struct sluice_target *t, uint32_t lane); /* or of all lanes */

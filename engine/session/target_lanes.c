@@ -9,8 +9,8 @@
 #include "engine/session/target_internal.h"
 
 /* A lane that waits for the connection with a fresh ticket. */
-int target_open_lane(struct sluice_target *t, uint32_t lane, uint64_t timeout_ns,
-	json_t **ret_ticket, struct sluice_error *err)
+static int open_lane(struct sluice_target *t, uint32_t lane, uint32_t rail, json_t **ret_ticket,
+	struct sluice_error *err)
 {
 	struct sluice_ticket_keys keys = {t->env.derive, t->env.ctx};
 	struct sluice_ticket_use use = {t->conf.session, lane, t->lanes.slots[lane].epoch + 1};
@@ -19,8 +19,8 @@ int target_open_lane(struct sluice_target *t, uint32_t lane, uint64_t timeout_ns
 	int r = sluice_ticket_make(&keys, &use, &ticket, told, err);
 
 	if (r == 0)
-		r = sluice_lane_set_open(
-			&t->lanes, lane, &ticket, NULL, target_now(t) + timeout_ns, err);
+		r = sluice_lane_set_open(&t->lanes, lane, rail, &ticket,
+			target_now(t) + t->conf.lane_timeout_ns, err);
 	if (r == 0)
 		*ret_ticket = json_string(told);
 	return r;
@@ -40,6 +40,7 @@ void target_on_lane_open(struct sluice_target *t, const json_t *message)
 {
 	uint32_t lane = (uint32_t)json_integer_value(json_object_get(message, "lane"));
 	uint32_t epoch = (uint32_t)json_integer_value(json_object_get(message, "epoch"));
+	uint32_t rail = (uint32_t)json_integer_value(json_object_get(message, "rail"));
 	json_t *reply, *ticket = NULL;
 	struct sluice_error err = {0};
 
@@ -53,10 +54,17 @@ void target_on_lane_open(struct sluice_target *t, const json_t *message)
 			epoch);
 		return;
 	}
+	if (!target_offers(t, rail)) {
+		target_burn(t, -EPROTO,
+			"the source asked to open lane %u over rail %u, which it was "
+			"not told of",
+			lane, rail);
+		return;
+	}
 	reply = json_pack("{s:s, s:I, s:I}", "type", "lane-ticket", "lane", (json_int_t)lane,
 		"epoch", (json_int_t)epoch);
 	if (t->lanes.slots[lane].standing == SLUICE_LANE_CLOSED &&
-		target_open_lane(t, lane, t->conf.lane_timeout_ns, &ticket, &err) == 0)
+		open_lane(t, lane, rail, &ticket, &err) == 0)
 		json_object_set_new(reply, "ticket", ticket);
 	target_send(t, reply);
 }

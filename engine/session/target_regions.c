@@ -49,6 +49,7 @@ static void say_added(struct sluice_target *t, uint32_t n)
 
 	json_object_set_new(message, "type", json_string("region-added"));
 	json_object_set_new(message, "region", json_integer((json_int_t)n));
+	json_object_set_new(message, "keys", target_region_keys(t, t->wire[n].region));
 	target_send(t, message);
 }
 

@@ -68,10 +68,10 @@ static void say_resumed(struct sluice_target *t)
 		json_array_append_new(credits, json_integer((json_int_t)t->credits[slot]));
 	for (uint32_t lane = 0; lane < t->lanes.count; lane++)
 		json_array_append_new(epochs, json_integer((json_int_t)t->lanes.slots[lane].epoch));
-	target_send(t, json_pack("{s:s, s:s, s:I, s:o, s:o, s:o}", "type", "resumed", "state",
+	target_send(t, json_pack("{s:s, s:s, s:I, s:o, s:o, s:o, s:o}", "type", "resumed", "state",
 			       state_name(t), "devices", (json_int_t)t->device_count, "held",
 			       target_held_slots(t, TARGET_ALL_LANES), "credits", credits, "epochs",
-			       epochs));
+			       epochs, "rails", target_rail_addresses(t)));
 }
 
 void target_on_resume(struct sluice_target *t, const json_t *message)

@@ -3,6 +3,7 @@
  * target_setup.c: the source's hello, and the welcome that answers it. Control thread.
  */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/assert.h"
@@ -46,24 +47,37 @@ static int match_regions(
 	return 0;
 }
 
+static int refuse_transports(
+	const struct sluice_session_conf *conf, const json_t *hello, struct sluice_error *err)
+{
+	json_t *ours = sluice_session_transports(conf);
+	char *theirs_text = json_dumps(json_object_get(hello, "transports"), JSON_COMPACT);
+	char *ours_text = json_dumps(ours, JSON_COMPACT);
+
+	sluice_fail_scope(err, SLUICE_SCOPE_SESSION, -EPROTO, "hello",
+		"the source's lanes can use the transports %.100s, the target's %.100s; set the "
+		"same `transport` on both hosts",
+		theirs_text != NULL ? theirs_text : "?", ours_text != NULL ? ours_text : "?");
+	free(theirs_text);
+	free(ours_text);
+	json_decref(ours);
+	return -EPROTO;
+}
+
 int target_check_hello(
 	const struct sluice_session_conf *conf, const json_t *hello, struct sluice_error *err)
 {
 	int protocol = (int)json_integer_value(json_object_get(hello, "protocol"));
-	const char *transport = json_string_value(json_object_get(hello, "transport"));
 
 	if (protocol != SLUICE_PROTOCOL_VERSION)
 		return sluice_fail_scope(err, SLUICE_SCOPE_SESSION, -EPROTO, "hello",
 			"the source speaks protocol %d, the target %d; use engines of the same "
 			"version",
 			protocol, SLUICE_PROTOCOL_VERSION);
-	if (strcmp(transport, conf->transport->name) != 0)
-		return sluice_fail_scope(err, SLUICE_SCOPE_SESSION, -EPROTO, "hello",
-			"the source's lanes use transport \"%s\", the target's \"%s\"; set the "
-			"same "
-			"`transport` on both hosts",
-			transport, conf->transport->name);
-	return match_regions(conf, hello, err);
+	for (uint32_t i = 0; i < conf->rail_count; i++)
+		if (target_rail_is_wanted(conf, i, hello))
+			return match_regions(conf, hello, err);
+	return refuse_transports(conf, hello, err);
 }
 
 uint64_t sluice_target_peer_page_bytes(const struct sluice_target *t, uint32_t region)
@@ -72,50 +86,36 @@ uint64_t sluice_target_peer_page_bytes(const struct sluice_target *t, uint32_t r
 	return t->peer_page_bytes[region];
 }
 
-static json_t *export_key(struct sluice_target *t, const struct sluice_mem *mem)
+static json_t *lacks(const struct sluice_target *t)
 {
-	uint8_t key[SLUICE_KEY_BYTES_MAX];
-	int bytes = t->conf.transport->mem_export(mem, key, sizeof(key));
+	json_t *array = json_array();
 
-	SLUICE_ASSERT(bytes >= 0 && bytes <= (int)sizeof(key));
-	return sluice_hex(key, (size_t)bytes);
+	for (uint32_t i = 0; i < t->conf.lack_count; i++)
+		json_array_append_new(
+			array, json_pack("{s:s, s:s}", "transport", t->conf.lacks[i].transport,
+				       "reason", t->conf.lacks[i].reason));
+	return array;
 }
 
 /* The page sizes of both ends may differ: a guest on huge pages may go to a host that has none to
    spare. It is told. */
 json_t *target_region_json(struct sluice_target *t, uint32_t region)
 {
-	const struct sluice_session_region *r = &t->conf.regions[region];
-
-	return json_pack("{s:o, s:o, s:I}", "key", export_key(t, r->mem), "nonzero",
-		sluice_chunk_map(&t->conf, &t->env, region), "page-size",
-		(json_int_t)r->page_bytes);
+	return json_pack("{s:o, s:I}", "nonzero", sluice_chunk_map(&t->conf, &t->env, region),
+		"page-size", (json_int_t)t->conf.regions[region].page_bytes);
 }
 
-int target_say_welcome(struct sluice_target *t, struct sluice_error *err)
+void target_say_welcome(struct sluice_target *t)
 {
-	json_t *tickets = json_array(), *regions = json_array();
+	json_t *regions = json_array();
 
-	for (uint32_t lane = 0; lane < t->lanes.count; lane++) {
-		json_t *ticket = NULL;
-		int r = target_open_lane(t, lane, t->conf.setup_timeout_ns, &ticket, err);
-
-		json_array_append_new(tickets, ticket);
-		if (r < 0) {
-			json_decref(tickets);
-			json_decref(regions);
-			return r;
-		}
-	}
 	for (uint32_t i = 0; i < t->conf.region_count; i++)
 		json_array_append_new(regions, target_region_json(t, i));
-	target_send(t,
-		json_pack("{s:s, s:i, s:s, s:[], s:s, s:s, s:o, s:o, s:o, s:I, s:I, s:I}", "type",
-			"welcome", "protocol", SLUICE_PROTOCOL_VERSION, "version", SLUICE_VERSION,
-			"features", "instance", t->conf.instance, "address", t->conf.rail_address,
-			"tickets", tickets, "regions", regions, "staging-key",
-			export_key(t, t->conf.staging), "slots", (json_int_t)t->conf.inbox->slots,
-			"slot-bytes", (json_int_t)t->conf.inbox->slot_bytes, "record-us",
-			(json_int_t)(t->conf.record_ns / SLUICE_NS_PER_US)));
-	return 0;
+	target_send(
+		t, json_pack("{s:s, s:i, s:s, s:[], s:s, s:o, s:o, s:I, s:I, s:I}", "type",
+			   "welcome", "protocol", SLUICE_PROTOCOL_VERSION, "version",
+			   SLUICE_VERSION, "features", "instance", t->conf.instance, "lacks",
+			   lacks(t), "regions", regions, "slots", (json_int_t)t->conf.inbox->slots,
+			   "slot-bytes", (json_int_t)t->conf.inbox->slot_bytes, "record-us",
+			   (json_int_t)(t->conf.record_ns / SLUICE_NS_PER_US)));
 }

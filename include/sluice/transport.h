@@ -36,6 +36,7 @@ extern "C" {
 #define SLUICE_KEY_BYTES_MAX  4096
 #define SLUICE_SEND_BYTES_MAX 256 /* every transport carries messages up to this size */
 #define SLUICE_RAIL_NAME_MAX  64
+#define SLUICE_RAILS_MAX      8 /* that one engine opens, of all transports together */
 
 struct sluice_rail; /* one NIC or way out; memory is registered with it */
 struct sluice_mem; /* local memory registered with a rail */

@@ -25,9 +25,10 @@ PEER = schema("engine/peer/peer-link.json")
 VMM = schema("engine/control/vmm-socket.json")
 
 # Values that make sense where the schema alone cannot know one.
-KNOWN = {"session": SESSION, "instance": SESSION, "protocol": 1, "transport": "tcp", "lanes": 1,
-         "address": "127.0.0.1:9", "key": "@KEY@", "staging-key": "@KEY@", "nonzero": [0, 1],
-         "slots": 4, "slot-bytes": 4096, "record-us": 900, "tickets": ["0" * 64], "epoch": 1, "lane": 0,
+KNOWN = {"session": SESSION, "instance": SESSION, "protocol": 1, "transport": "tcp", "transports": ["tcp"],
+         "lanes": 1, "keys": ["@KEY@"], "key": "@KEY@", "lacks": [], "rails": [],
+         "address": "127.0.0.1:9", "staging-key": "@KEY@", "nonzero": [0, 1],
+         "slots": 4, "slot-bytes": 4096, "record-us": 900, "epoch": 1, "lane": 0,
          "features": [], "device": "dev", "devices": 0, "id": "ram", "region": "ram", "gpa": 0,
          "size": 2 << 20, "page-size": 4096, "uri": "tcp:127.0.0.1:0", "fdname": "r",
          "state": "pre-switchover", "ticket": "0" * 64}
@@ -39,7 +40,8 @@ def value_of(types, spec, name=""):
         return value_of(types, types[spec["ref"]], name)
     kind = spec["type"]
     if kind == "array":
-        if name in KNOWN and isinstance(KNOWN[name], list):
+        if isinstance(KNOWN.get(name), list) and (
+                not KNOWN[name] or spec["of"].get("type") != "object"):
             return KNOWN[name]
         return [value_of(types, spec["of"])] if spec.get("max", 1) > 0 else []
     if name in KNOWN and (kind != "enum" or KNOWN[name] in spec["values"]) and \
@@ -199,7 +201,7 @@ def seeds_tcp_source():
 def seeds_session():
     """Every message at every step, to both; then what a bad one of each may do."""
     for message in peer_messages():
-        line = text(message).replace('"transport":"tcp"', '"transport":"sim"')
+        line = text(message).replace('"tcp"', '"sim"')
         for step in STEPS:
             yield f"{step}-{message['type']}", f"{step}\nS{line}\nT{line}\n>\n<\n+ 5\n"
     for step in STEPS:

@@ -76,6 +76,16 @@ static void on_trace(void *ctx, const char *line)
 
 /* ---- building ---- */
 
+void register_with_all(
+	struct run *run, enum host host, uint32_t region, const struct sluice_span *span)
+{
+	uint32_t access = host == SOURCE ? SLUICE_ACCESS_LOCAL_READ : SLUICE_ACCESS_REMOTE_WRITE;
+
+	for (uint32_t i = 0; i < run->plan.rails[host]; i++)
+		SLUICE_ASSERT(sim->mem_register(run->rails[host][i], span, access,
+				      &run->mems[host][region][i], NULL) == 0);
+}
+
 static void build_memory(struct run *run)
 {
 	for (uint32_t i = 0; i < run->guest->region_count; i++) {
@@ -85,12 +95,9 @@ static void build_memory(struct run *run)
 
 		if (!region->plugged)
 			continue;
-		SLUICE_ASSERT(sim->mem_register(run->rails[SOURCE], &span, SLUICE_ACCESS_LOCAL_READ,
-				      &run->mems[SOURCE][i], NULL) == 0);
+		register_with_all(run, SOURCE, i, &span);
 		span.addr = oracle_target_memory(run->oracle, i);
-		SLUICE_ASSERT(
-			sim->mem_register(run->rails[TARGET], &span, SLUICE_ACCESS_REMOTE_WRITE,
-				&run->mems[TARGET][i], NULL) == 0);
+		register_with_all(run, TARGET, i, &span);
 		SLUICE_ASSERT(sluice_bitmap_feed_create_over(
 				      region->bitmap, region->pages, &run->feeds[i]) == 0);
 		if (run->plan.clean_start)
@@ -110,8 +117,11 @@ static void build_world(struct run *run)
 	SLUICE_ASSERT(run->world != NULL);
 	conf.world = run->world;
 	for (int host = 0; host < HOSTS; host++)
-		SLUICE_ASSERT(sim->rail_open(&conf, "", &run->rails[host], NULL) == 0);
-	SLUICE_ASSERT(sim->rail_listen(run->rails[TARGET], run->address, NULL) == 0);
+		for (uint32_t i = 0; i < run->plan.rails[host]; i++)
+			SLUICE_ASSERT(sim->rail_open(&conf, "", &run->rails[host][i], NULL) == 0);
+	for (uint32_t i = 0; i < run->plan.rails[TARGET]; i++)
+		SLUICE_ASSERT(
+			sim->rail_listen(run->rails[TARGET][i], run->addresses[i], NULL) == 0);
 	run->guest = guest_create(&run->plan.guest);
 	SLUICE_ASSERT(run->guest != NULL);
 	run->oracle = oracle_create(run->guest, run->plan.known_zero_ppm);
@@ -144,7 +154,10 @@ static uint64_t guest_step(void *ctx, uint64_t now_ns)
 
 static uint64_t rail_actor_step(void *ctx, uint64_t now_ns)
 {
-	sim->rail_step(((struct run *)ctx)->rails[TARGET], now_ns);
+	struct run *run = ctx;
+
+	for (uint32_t i = 0; i < run->plan.rails[TARGET]; i++)
+		sim->rail_step(run->rails[TARGET][i], now_ns);
 	return SLUICE_NEVER;
 }
 
@@ -265,9 +278,11 @@ static void unbuild(struct run *run)
 	plug_end(run);
 	for (int host = 0; host < HOSTS; host++) {
 		vmm_destroy(&run->vmms[host]);
-		for (uint32_t i = 0; i < run->guest->region_count; i++)
-			sim->mem_unregister(run->mems[host][i]);
-		sim->rail_close(run->rails[host]);
+		for (uint32_t k = 0; k < run->plan.rails[host]; k++) {
+			for (uint32_t i = 0; i < run->guest->region_count; i++)
+				sim->mem_unregister(run->mems[host][i][k]);
+			sim->rail_close(run->rails[host][k]);
+		}
 	}
 	for (uint32_t i = 0; i < run->guest->region_count; i++)
 		sluice_bitmap_feed_destroy(run->feeds[i]);

@@ -36,6 +36,9 @@
 	X(burnt_by_query, "sessions that a restarted engine burnt when asked")              \
 	X(gave_up_after_commit, "the source got its guest back after it had given it away") \
 	X(lane_deaths, "lanes that died")                                                   \
+	X(rail_deaths, "rails that died")                                                   \
+	X(rails_back, "rails that came back")                                               \
+	X(lanes_moved, "lanes that went over to another rail")                              \
 	X(late_landings, "writes of a dead lane that landed after the source knew")         \
 	X(fences, "lanes fenced over the peer link")                                        \
 	X(segments_resent, "segments of a lost lane sent again")                            \

@@ -61,6 +61,41 @@ static void kill_lanes(struct run *run)
 	}
 }
 
+static void kill_rail(struct run *run)
+{
+	enum host host = run_chance(run, 500000) ? SOURCE : TARGET;
+	uint32_t rail = (uint32_t)sluice_random_below(&run->random, run->plan.rails[host]);
+
+	if (run->rail_back_ns[host][rail] != 0)
+		return;
+	run_say(run, "rail %u of the %s dies", rail, host == SOURCE ? "source" : "target");
+	run->stats->rail_deaths++;
+	sluice_sim_rail_set_down(run->rails[host][rail], true);
+	run->rail_back_ns[host][rail] = run_now(run) + run_delay(run, run->plan.rail_down_ns_max);
+	/* For good, when another one is left to go by. */
+	if (run->plan.rails[host] > 1 && rail > 0 && run_chance(run, 300000))
+		run->rail_back_ns[host][rail] = SLUICE_NEVER;
+}
+
+static uint64_t revive_rails(struct run *run, uint64_t now_ns)
+{
+	uint64_t next_ns = SLUICE_NEVER;
+
+	for (int host = 0; host < HOSTS; host++)
+		for (uint32_t i = 0; i < run->plan.rails[host]; i++) {
+			uint64_t *back_ns = &run->rail_back_ns[host][i];
+
+			if (*back_ns != 0 && *back_ns <= now_ns) {
+				*back_ns = 0;
+				run->stats->rails_back++;
+				sluice_sim_rail_set_down(run->rails[host][i], false);
+			} else if (*back_ns != 0 && *back_ns < next_ns) {
+				next_ns = *back_ns;
+			}
+		}
+	return next_ns;
+}
+
 static void pause_source(struct run *run)
 {
 	struct sluice_error err = {0};
@@ -105,6 +140,9 @@ static void strike(struct run *run, enum fault_kind kind)
 	case FAULT_KILL_LANES:
 		kill_lanes(run);
 		break;
+	case FAULT_KILL_RAIL:
+		kill_rail(run);
+		break;
 	case FAULT_PAUSE:
 		pause_source(run);
 		break;
@@ -134,6 +172,8 @@ uint64_t chaos_step(void *ctx, uint64_t now_ns)
 		lift_limit(run);
 		return now_ns;
 	}
+	if (revive_rails(run, now_ns) < next_ns)
+		next_ns = revive_rails(run, now_ns);
 	for (uint32_t i = 0; i < run->plan.fault_count; i++) {
 		struct fault *fault = &run->plan.faults[i];
 

@@ -260,10 +260,15 @@ static void begin(struct engine *engine, struct sluice_session_conf *conf)
 		engine->slot_count < run->guest->region_count - run->guest->opts.spare_count;
 		engine->slot_count++)
 		plug_fill_slot(engine, engine->slot_count, engine->slot_count);
+	for (uint32_t k = 0; k < run->plan.rails[engine->host]; k++) {
+		engine->rails[k].transport = sim;
+		engine->rails[k].rail = run->rails[engine->host][k];
+		engine->rails[k].name = "sim";
+		engine->rails[k].address = engine->host == TARGET ? run->addresses[k] : "";
+	}
 	*conf = (struct sluice_session_conf){
-		.transport = sim,
-		.rail = run->rails[engine->host],
-		.rail_address = run->address,
+		.rails = engine->rails,
+		.rail_count = run->plan.rails[engine->host],
 		.crew = engine->crew,
 		.lanes = run->plan.lanes,
 		.memory_budget_bytes = (uint64_t)run->plan.window_bytes * run->plan.lanes,
@@ -309,8 +314,10 @@ static int make_staging(struct engine *engine, struct sluice_error *err)
 	if (r < 0)
 		return r;
 	span.addr = engine->inbox->pool;
-	return sim->mem_register(engine->run->rails[TARGET], &span, SLUICE_ACCESS_REMOTE_WRITE,
-		&engine->staging, err);
+	for (uint32_t i = 0; i < plan->rails[TARGET] && r == 0; i++)
+		r = sim->mem_register(engine->rails[i].rail, &span, SLUICE_ACCESS_REMOTE_WRITE,
+			&engine->rails[i].staging, err);
+	return r;
 }
 
 /* Did the lanes keep their windows? And what they did, before their counters are gone. */
@@ -337,6 +344,8 @@ static void check_lanes(struct engine *engine)
 	}
 	for (uint32_t lane = 0; lane < lanes->count; lane++)
 		stats->lanes_reopened += lanes->slots[lane].reopened;
+	for (uint32_t lane = 0; lane < lanes->count; lane++)
+		stats->lanes_moved += lanes->slots[lane].moved;
 	for (uint32_t i = 0; i < ENGINES_DEVICES_MAX; i++)
 		segments_read += engine->devices[i].seq;
 	if (segments_sent > segments_read)
@@ -355,8 +364,10 @@ void engine_clear(struct engine *engine)
 	engine->target = NULL;
 	sluice_crew_destroy(engine->crew);
 	engine->crew = NULL;
-	sim->mem_unregister(engine->staging);
-	engine->staging = NULL;
+	for (uint32_t i = 0; i < ENGINES_RAILS_MAX; i++) {
+		sim->mem_unregister(engine->rails[i].staging);
+		engine->rails[i].staging = NULL;
+	}
 	/* `fenced` says what arrived, so nothing that arrived comes again. */
 	if (engine->inbox != NULL && engine->inbox->duplicates > 0)
 		oracle_complain(engine->run->oracle, "%llu segments were sent twice",
@@ -399,7 +410,6 @@ static void accept_source(struct engine *engine, struct link *link, const json_t
 	if (make_staging(engine, &err) == 0) {
 		conf.lanes = (uint32_t)json_integer_value(json_object_get(hello, "lanes"));
 		conf.inbox = engine->inbox;
-		conf.staging = engine->staging;
 		engine->run->session_seen = true;
 		if (sluice_target_create(&conf, &env, hello, &engine->target, &err) == 0)
 			return;

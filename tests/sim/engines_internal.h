@@ -31,6 +31,7 @@
 #define ENGINES_LINKS_MAX   256u
 #define ENGINES_FAULTS_MAX  2u
 #define ENGINES_DEVICES_MAX 2u
+#define ENGINES_RAILS_MAX   3u
 #define ENGINES_SLOTS_MAX   64u
 
 enum host { SOURCE, TARGET, HOSTS };
@@ -43,6 +44,7 @@ enum fault_kind {
 	FAULT_KILL_TARGET,
 	FAULT_KILL_LANE, /* deaths by chance come on top: see sluice_sim_world_opts.death_ppm */
 	FAULT_KILL_LANES, /* all that stand */
+	FAULT_KILL_RAIL, /* one of either host, for a while or for good */
 	FAULT_PAUSE, /* migrate-pause; the operator recovers later, or cancels */
 	FAULT_KINDS,
 };
@@ -58,6 +60,8 @@ struct fault {
 /* What a seed decides beforehand. */
 struct plan {
 	uint32_t lanes, window_bytes;
+	uint32_t rails[HOSTS];
+	uint64_t rail_down_ns_max; /* how long a dead rail stays dead */
 	uint64_t max_bandwidth_bytes_per_s;
 	uint32_t nodes; /* of the source's machine, lanes and memory spread over them */
 	uint32_t homes; /* so many times a chunk's node is found */
@@ -128,7 +132,7 @@ struct engine {
 	struct sluice_crew *crew;
 	struct link *link;
 	struct sluice_inbox *inbox;
-	struct sluice_mem *staging;
+	struct sluice_session_rail rails[ENGINES_RAILS_MAX];
 	struct device devices[ENGINES_DEVICES_MAX];
 	uint32_t loaded[256], loaded_count; /* slots whose credit was not given back yet */
 	struct sluice_session_region regions[ENGINES_SLOTS_MAX];
@@ -185,8 +189,9 @@ struct run {
 	struct engines_stats *stats;
 	struct sluice_random random;
 	struct sluice_sim_world *world;
-	struct sluice_rail *rails[HOSTS];
-	char address[SLUICE_ADDRESS_MAX];
+	struct sluice_rail *rails[HOSTS][ENGINES_RAILS_MAX];
+	uint64_t rail_back_ns[HOSTS][ENGINES_RAILS_MAX]; /* 0: it lives */
+	char addresses[ENGINES_RAILS_MAX][SLUICE_ADDRESS_MAX]; /* of the target's */
 	struct guest *guest;
 	struct oracle *oracle;
 	struct scheduler scheduler;
@@ -195,7 +200,7 @@ struct run {
 	struct link *links[ENGINES_LINKS_MAX];
 	uint32_t link_count;
 	struct lane_actor lane_actors[HOSTS][ENGINES_LANES_MAX];
-	struct sluice_mem *mems[HOSTS][GUEST_REGIONS_MAX];
+	struct sluice_mem *mems[HOSTS][GUEST_REGIONS_MAX][ENGINES_RAILS_MAX];
 	struct sluice_bitmap_feed *feeds[GUEST_REGIONS_MAX];
 	uint64_t store_next_ns, partition_until_ns, home_next_ns;
 	struct sluice_random home_random;
@@ -220,6 +225,10 @@ uint64_t run_now(const struct run *run);
 uint64_t run_delay(struct run *run, uint64_t max_ns);
 bool run_chance(struct run *run, uint32_t ppm);
 void run_say(struct run *run, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* A region's memory with each rail of a host. */
+void register_with_all(
+	struct run *run, enum host host, uint32_t region, const struct sluice_span *span);
 
 /* engines_plan.c */
 void plan_make(struct plan *plan, uint64_t seed);

@@ -101,6 +101,8 @@ static void plan_fault(struct plan *plan, struct sluice_random *random)
 	fault->kind = (enum fault_kind)sluice_random_below(random, FAULT_KINDS);
 	if (sluice_random_chance(random, 250000))
 		fault->kind = FAULT_CUT_LINK; /* it has the most ways to go on */
+	else if (sluice_random_chance(random, 150000))
+		fault->kind = FAULT_KILL_RAIL;
 	fault->due_ns = SLUICE_NEVER;
 	if (fault->kind == FAULT_CUT_LINK && sluice_random_chance(random, 400000)) {
 		fault->due_ns = between(random, 0, 8 * SLUICE_NS_PER_MS); /* while pages move */
@@ -132,6 +134,17 @@ static void plan_devices(struct plan *plan, struct sluice_random *random)
 	plan->device_ns_max = octaves(random, 2 * SLUICE_NS_PER_US, 8);
 }
 
+/* Drawn apart from the rest. Dead rails are rarer than dead lanes, and longer so. */
+static void plan_rails(struct plan *plan, uint64_t seed)
+{
+	struct sluice_random random;
+
+	sluice_random_seed(&random, seed ^ 0x7261696cull);
+	for (int host = 0; host < HOSTS; host++)
+		plan->rails[host] = (uint32_t)between(&random, 1, ENGINES_RAILS_MAX);
+	plan->rail_down_ns_max = octaves(&random, 10 * SLUICE_NS_PER_MS, 10);
+}
+
 void plan_make(struct plan *plan, uint64_t seed)
 {
 	struct sluice_random random;
@@ -161,6 +174,7 @@ void plan_make(struct plan *plan, uint64_t seed)
 	plan->recover_retries = (uint32_t)between(&random, 0, 12);
 	plan->recover_pause_ns = octaves(&random, SLUICE_NS_PER_MS, 7);
 	plan->recover_timeout_ns = between(&random, 100, 8000) * SLUICE_NS_PER_MS;
+	plan_rails(plan, seed);
 	turns_ns = 4 * plan->vmm_ns_max + 2 * plan->link_ns_max;
 	plan->policy = (struct sluice_policy_conf){
 		.downtime_limit_ns = turns_ns / 2 + between(&random, 200, 5000) * SLUICE_NS_PER_US,

@@ -14,6 +14,8 @@
 
 const char *const engines_region_ids[GUEST_REGIONS_MAX] = {"a", "b", "c", "d", "e"};
 
+#define RETIRED_MAX (2 * ENGINES_SLOTS_MAX * ENGINES_RAILS_MAX)
+
 static const struct sluice_transport *const sim = &sluice_transport_sim;
 
 static bool chance(struct run *run, uint32_t ppm)
@@ -31,7 +33,7 @@ void plug_begin(struct run *run)
 	sluice_random_seed(&run->plug_random, run->seed ^ 0x706c7567676564ull);
 	run->spans = 2000; /* behind those of the beginning, and the staging's */
 	run->plug_next_ns = delay(run, 4 * run->plan.plug_ns);
-	run->retired = calloc(2 * ENGINES_SLOTS_MAX, sizeof(struct sluice_mem *));
+	run->retired = calloc(RETIRED_MAX, sizeof(struct sluice_mem *));
 	SLUICE_ASSERT(run->retired != NULL);
 	for (uint32_t r = 0; r < run->guest->region_count; r++) {
 		bool in = run->guest->regions[r].plugged;
@@ -66,8 +68,9 @@ void plug_fill_slot(struct engine *engine, uint32_t slot, uint32_t r)
 		.page_bytes = SLUICE_PAGE_BYTES,
 		.base = engine->host == SOURCE ? run->guest->regions[r].memory
 					       : oracle_target_memory(run->oracle, r),
-		.mem = run->mems[engine->host][r],
 		.feed = engine->host == SOURCE ? run->feeds[r] : NULL};
+	memcpy(engine->regions[slot].mems, run->mems[engine->host][r],
+		sizeof(run->mems[engine->host][r]));
 }
 
 static void clear_slot(struct engine *engine, uint32_t slot)
@@ -82,18 +85,17 @@ static void register_region(struct run *run, enum host host, uint32_t r)
 
 	span.addr = host == SOURCE ? run->guest->regions[r].memory
 				   : oracle_target_memory(run->oracle, r);
-	SLUICE_ASSERT(
-		sim->mem_register(run->rails[host], &span,
-			host == SOURCE ? SLUICE_ACCESS_LOCAL_READ : SLUICE_ACCESS_REMOTE_WRITE,
-			&run->mems[host][r], NULL) == 0);
+	register_with_all(run, host, r, &span);
 }
 
 /* What lands there all the same is to be seen; so it is kept, and the oracle told. */
 static void retire(struct run *run, enum host host, uint32_t r)
 {
-	SLUICE_ASSERT(run->retired_count < 2 * ENGINES_SLOTS_MAX);
-	run->retired[run->retired_count++] = run->mems[host][r];
-	run->mems[host][r] = NULL;
+	for (uint32_t i = 0; i < run->plan.rails[host]; i++) {
+		SLUICE_ASSERT(run->retired_count < RETIRED_MAX);
+		run->retired[run->retired_count++] = run->mems[host][r][i];
+		run->mems[host][r][i] = NULL;
+	}
 }
 
 /* ---- the source's VMM ---- */
@@ -183,8 +185,10 @@ void plug_gone(struct engine *engine, uint32_t slot)
 	if (SLUICE_PLANTED(REMOVE_WITHOUT_FLUSH)) {
 		retire(run, SOURCE, r);
 	} else {
-		sim->mem_unregister(run->mems[SOURCE][r]);
-		run->mems[SOURCE][r] = NULL;
+		for (uint32_t i = 0; i < run->plan.rails[SOURCE]; i++) {
+			sim->mem_unregister(run->mems[SOURCE][r][i]);
+			run->mems[SOURCE][r][i] = NULL;
+		}
 	}
 	oracle_target_is_stale(run->oracle, r);
 }

@@ -88,8 +88,8 @@ class Peer:
 class HostilePeer(LabTest):
     def setUp(self):
         self.attempts = Attempts("The peer link", self.lab.folder)
-        self.engines = [Engine(self.lab, "source", lanes=1, workers=1),
-                        Engine(self.lab, "target", lanes=1, workers=1)]
+        self.engines = [Engine(self.lab, "source", lanes=1, workers=1, transport="tcp"),
+                        Engine(self.lab, "target", lanes=1, workers=1, transport="tcp")]
         self.source, self.target = self.engines
         self.source.add_memory("low", RAM, fill=FILL)
         self.target.add_memory("low", RAM)
@@ -109,12 +109,12 @@ class HostilePeer(LabTest):
                                    **changes)
 
     def begin(self, uri):
-        """A session at the target that waits for its lane."""
+        """A session at the target that waits for its lane, and its welcome."""
         peer = Peer.to(uri)
         peer.say(self.hello())
-        welcome = peer.hear("welcome", "refuse")
-        self.assertEqual(welcome["type"], "welcome", welcome)
-        return peer, welcome
+        peer.rail = peer.hear("rail", "refuse")
+        self.assertEqual(peer.rail["type"], "rail", peer.rail)
+        return peer, peer.hear("welcome")
 
     def end_session(self):
         """Some mistakes cost only the link: the session would wait for its source."""
@@ -146,7 +146,7 @@ class HostilePeer(LabTest):
             ("a megabyte of braces", b"{" * MIB, "nested deeper"),
             ("a finish before a hello", corpus.peer_message("finish"), "begins with hello"),
             ("another protocol version", self.hello(protocol=2), "use engines of the same version"),
-            ("another transport", self.hello(transport="carrier-pigeon"), "carrier-pigeon"),
+            ("another transport", self.hello(transports=["carrier-pigeon"]), "carrier-pigeon"),
             ("0 lanes", self.hello(lanes=0), "from 1 to"),
             ("no regions", {**self.hello(), "regions": []}, "add the same regions"),
             ("a session id that is no hexadecimal", {**self.hello(), "session": "../" * 10 + "xx"},
@@ -247,7 +247,7 @@ class HostilePeer(LabTest):
             peer, _ = self.begin(uri)
             with peer:
                 message = corpus.peer_message(kind, **(
-                    {"epoch": 7} if kind == "fence" else {"devices": 5} if kind == "finish" else {}))
+                    {"epoch": 7} if kind in ("fence", "lane-open") else {"devices": 5} if kind == "finish" else {}))
                 peer.say(message)
                 if kind == "device":
                     peer.say(message)  # the same twice
@@ -286,9 +286,9 @@ class HostilePeer(LabTest):
             self.attempts.got("a second hello, from the same peer", text)
         self.settle()
 
-    def lane(self, welcome, hello):
+    def lane(self, rail, hello):
         """A connection to the rail, and what it says first; whether it is closed on us."""
-        host, port = welcome["address"].rsplit(":", 1)
+        host, port = rail["address"].rsplit(":", 1)
         sock = socket.create_connection((host.strip("[]"), int(port)))
         with sock:
             sock.sendall(hello)
@@ -301,15 +301,17 @@ class HostilePeer(LabTest):
     def test_lane_strangers(self):
         """tests/conformance/tcp_hostile.c does this in depth; here against a whole engine."""
         uri = self.target.incoming()
-        peer, welcome = self.begin(uri)
+        peer, _ = self.begin(uri)
         with peer:
+            peer.say(corpus.peer_message("lane-open"))
+            ticket = peer.hear("lane-ticket")["ticket"]
             head = struct.pack("<QIHHII", 0, 0x48554c53, 1, 0, 0, 1)
             for what, hello in (("garbage", b"x" * 56), ("HTTP", b"GET / HTTP/1.1\r\n" * 4),
                                 ("a ticket without a checksum",
-                                 head + bytes.fromhex(welcome["tickets"][0])),
+                                 head + bytes.fromhex(ticket)),
                                 ("the end of the hello", b"")):
                 if hello:
-                    self.assertTrue(self.lane(welcome, hello), what)
+                    self.assertTrue(self.lane(peer.rail, hello), what)
             peer.say({"type": "ping", "n": 1})
             self.assertEqual(peer.hear("pong")["n"], 1)
             peer.say(corpus.peer_message("abort", reason="done"))
@@ -352,22 +354,28 @@ class HostilePeer(LabTest):
         self.settle()
 
     def bad_welcomes(self, server):
-        """A real welcome with one thing changed."""
+        """A real rail and welcome with one thing changed."""
         for what, change, words in (
                 ("a welcome with 16 GiB of slots", {"slots": 256, "slot-bytes": 64 * MIB},
                  "more than 1 GiB"),
                 ("a welcome with slots that are no pages", {"slot-bytes": 4097}, "multiple of 4096"),
-                ("a welcome with a ticket too few", {"tickets": []}, "0 tickets for 1 lanes"),
-                ("a welcome with a ticket that is none", {"tickets": ["xy" * 32]}, "hexadecimal"),
                 ("a welcome with a region's map that is too long",
                  {"regions": lambda regions: [{**regions[0], "nonzero": [0, 5]}]},
                  "longer than the region"),
-                ("a welcome with lanes at no address", {"address": "nowhere"}, "nowhere")):
+                ("a rail at no address", {"address": "nowhere"}, "nowhere"),
+                ("a rail with a key that is no key", {"keys": ["00" * 32]}, "key"),
+                ("a rail with a key that is no hexadecimal", {"keys": ["xyz"]}, "not hexadecimal"),
+                ("a rail with a key too few", {"keys": []}, "other regions"),
+                ("a rail of another transport", {"transport": "rdma"}, "offers no rail of"),
+                ("a rail that is told twice", {"twice": True}, "told one rail twice")):
             other, welcome = self.begin(self.target.incoming())
             for name, value in change.items():
-                welcome[name] = value(welcome[name]) if callable(value) else value
+                message = welcome if name in welcome else other.rail
+                message[name] = value(message[name]) if callable(value) else value
+            twice = other.rail.pop("twice", False)
             with self.subTest(what), other, self.migrating(server) as peer:
-                peer.say(welcome)
+                for message in (other.rail, other.rail) if twice else (other.rail, welcome):
+                    peer.say(message)
                 text = self.fails()
                 self.assertIn(words, text)
                 self.attempts.got(what, text)
@@ -382,10 +390,8 @@ class HostilePeer(LabTest):
                     ("a welcome of another version", {**welcome, "protocol": 9},
                      "use engines of the same version"),
                     ("a welcome with too few regions", {**welcome, "regions": []}, "0 regions"),
-                    ("a welcome with a key that is no key", {**welcome, "regions": [
-                        {"key": "00" * 32, "nonzero": []}]}, "key"),
-                    ("a welcome with a key that is no hexadecimal", {**welcome, "regions": [
-                        {"key": "xyz", "nonzero": []}]}, "not hexadecimal"),
+                    ("a welcome without a rail", {**welcome, "regions": [{"nonzero": []}]},
+                     "offers no rail of"),
                     ("a message that only a source may send", corpus.peer_message("finish"),
                      "\"finish\" while the migration is"),
                     ("prepared before anything was sent", corpus.peer_message("prepared"),

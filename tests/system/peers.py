@@ -418,23 +418,29 @@ class Tickets(PeerTest):
     """The test is the source: it knows a ticket and shows it when it should not."""
 
     def hello(self, uri, session):
-        """A peer link and the welcome on it."""
+        """A peer link, the rail that is told on it, and a ticket for it."""
         peer = socket.create_connection(("127.0.0.1", int(uri.rsplit(":", 1)[1])), PATIENCE_S)
         self.lab.connections.enter_context(peer)
         peer.sendall(json.dumps({
             "type": "hello", "protocol": 1, "version": "0", "features": [], "session": session,
-            "instance": "1" * 32, "transport": "tcp", "lanes": 1, "regions": [
+            "instance": "1" * 32, "transports": ["tcp"], "lanes": 1, "regions": [
                 {"id": "low", "gpa": 0, "size": 8 * MIB, "page-size": 4096}]}).encode() + b"\n")
-        welcome = json.loads(peer.makefile().readline())
-        self.assertEqual(welcome["type"], "welcome", welcome)
-        return peer, welcome
+        lines = peer.makefile()
+        rail, welcome = json.loads(lines.readline()), json.loads(lines.readline())
+        self.assertEqual((rail["type"], welcome["type"]), ("rail", "welcome"), (rail, welcome))
+        peer.sendall(json.dumps({"type": "lane-open", "lane": 0, "epoch": 1,
+                                 "rail": rail["rail"]}).encode() + b"\n")
+        while True:
+            message = json.loads(lines.readline())
+            if message["type"] == "lane-ticket":
+                return peer, rail, message["ticket"]
 
-    def show(self, welcome, ticket):
+    def show(self, rail, ticket):
         """Whether a lane with this ticket is welcome (see transports/tcp/wire.h)."""
         xxh3 = ctypes.CDLL("libxxhash.so.0").XXH3_64bits
         xxh3.restype, xxh3.argtypes = ctypes.c_uint64, [ctypes.c_char_p, ctypes.c_size_t]
         rest = struct.pack("<IHHII", 0x48554c53, 1, 0, 0, 1) + bytes.fromhex(ticket)
-        host, port = welcome["address"].rsplit(":", 1)
+        host, port = rail["address"].rsplit(":", 1)
         lane = socket.create_connection((host, int(port)), PATIENCE_S)
         self.lab.connections.enter_context(lane)
         lane.sendall(struct.pack("<Q", xxh3(rest, len(rest))) + rest)
@@ -450,41 +456,41 @@ class Tickets(PeerTest):
     def test_twice_and_of_another_session(self):
         target = Peer(self.lab, "target")
         uri = target.incoming()
-        peer, first = self.hello(uri, "a" * 32)
-        self.assertTrue(self.show(first, first["tickets"][0]))
-        self.assertFalse(self.show(first, first["tickets"][0]), "a ticket was taken twice")
+        peer, rail, first = self.hello(uri, "a" * 32)
+        self.assertTrue(self.show(rail, first))
+        self.assertFalse(self.show(rail, first), "a ticket was taken twice")
         self.refused_count(target, 1)
-        self.assertFalse(self.show(first, "00" * 32), "a guess was taken")
+        self.assertFalse(self.show(rail, "00" * 32), "a guess was taken")
         self.refused_count(target, 2)
         peer.sendall(b'{"type": "abort", "reason": "test"}\n')
         target.vmm.wait_event("MIGRATION", PATIENCE_S, ENDED)
 
         # Of a session that ended before its ticket was used, in the next one.
-        peer, second = self.hello(target.incoming(), "b" * 32)
+        peer, rail, second = self.hello(target.incoming(), "b" * 32)
         peer.sendall(b'{"type": "abort", "reason": "test"}\n')
         target.vmm.wait_event("MIGRATION", PATIENCE_S, ENDED)
-        self.assertFalse(self.show(second, second["tickets"][0]), "its session was over")
+        self.assertFalse(self.show(rail, second), "its session was over")
         self.refused_count(target, 3)
-        peer, third = self.hello(target.incoming(), "c" * 32)
-        self.assertFalse(self.show(third, second["tickets"][0]), "it was another session's")
+        peer, rail, third = self.hello(target.incoming(), "c" * 32)
+        self.assertFalse(self.show(rail, second), "it was another session's")
         self.refused_count(target, 4)
-        self.assertTrue(self.show(third, third["tickets"][0]))
+        self.assertTrue(self.show(rail, third))
 
     def test_of_a_closed_link(self):
         target = Peer(self.lab, "target")
-        peer, welcome = self.hello(target.incoming(), "d" * 32)
+        peer, rail, ticket = self.hello(target.incoming(), "d" * 32)
         peer.close()
         wait_until("the link is closed", lambda: all(
             lane["state"] == "closed" for lane in target.vmm.command("query-lanes")))
-        self.assertFalse(self.show(welcome, welcome["tickets"][0]), "its link was closed")
+        self.assertFalse(self.show(rail, ticket), "its link was closed")
         self.refused_count(target, 1)
 
     def test_too_late(self):
-        target = Peer(self.lab, "target", setup_timeout="200ms")
-        _, welcome = self.hello(target.incoming(), "e" * 32)
+        target = Peer(self.lab, "target", lane_timeout="200ms")
+        _, rail, ticket = self.hello(target.incoming(), "e" * 32)
         wait_until("nobody waits for it any more", lambda: target.vmm.command(
             "query-lanes")[0]["state"] == "lost")
-        self.assertFalse(self.show(welcome, welcome["tickets"][0]), "it had expired")
+        self.assertFalse(self.show(rail, ticket), "it had expired")
         self.refused_count(target, 1)
 
 
@@ -549,9 +555,9 @@ class Network(PeerTest):
 
     def test_a_source_is_not_led_out(self):
         """A peer on this host names lanes on another one."""
-        source = Peer(self.lab, "source")
-        target = Peer(self.lab, "target", rail="0.0.0.0:0", lane_security="none")
-        self.fails(source, target.incoming(), "0.0.0.0", "lane-security: none")
+        source = self.engine(1, "source", rail="127.0.0.1:0", lane_security="auto")
+        target = self.engine(1, "target", rail="198.51.100.1:0", lane_security="none")
+        self.fails(source, target.incoming(), "198.51.100.1", "lane-security: none")
 
     def test_wrong_key_over_the_network(self):
         self.need_tls()

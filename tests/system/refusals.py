@@ -163,12 +163,12 @@ class Refusals(LabTest):
         target.add_memory("low", 8 * MIB)
         port = int(target.incoming().rsplit(":", 1)[1])
         hello = {"type": "hello", "protocol": 1, "version": "0", "features": [],
-                 "session": "5" * 32, "instance": "1" * 32, "transport": "tcp", "lanes": 1,
+                 "session": "5" * 32, "instance": "1" * 32, "transports": ["tcp"], "lanes": 1,
                  "regions": [{"id": "low", "gpa": 0, "size": 8 * MIB, "page-size": 4096}]}
         peer = socket.create_connection(("127.0.0.1", port))
         peer.sendall(json.dumps(hello).encode() + b"\n")
-        welcome = json.loads(peer.makefile().readline())
-        self.assertEqual(welcome["type"], "welcome", welcome)
+        rail = json.loads(peer.makefile().readline())
+        self.assertEqual(rail["type"], "rail", rail)
         self.leave_at_once(target, peer, {"type": "finish", "devices": 5})
         end = target.vmm.wait_event("MIGRATION", PATIENCE_S, ENDED)
         self.assertIn("finished 5 devices", end["error-desc"])

@@ -69,22 +69,25 @@ static void open_lanes(struct sluice_lane_set *set, uint32_t count)
 	for (uint32_t lane = 0; lane < count; lane++) {
 		struct sluice_ticket ticket = {{(uint8_t)lane}};
 
-		if (sluice_lane_set_open(set, lane, &ticket, address, SLUICE_NEVER, &err) < 0)
+		if (sluice_lane_set_open(set, lane, 0, &ticket, SLUICE_NEVER, &err) < 0)
 			CU_FAIL_FATAL("a lane cannot be opened");
 	}
 }
 
 static struct sluice_lane_set make_set(struct sluice_crew *crew, struct sluice_lane_work *work)
 {
-	struct sluice_lane_set set = {.transport = sluice_transports[0],
-		.rail = rail,
+	static struct sluice_rail_pair pair;
+	struct sluice_lane_set set = {.pairs = &pair,
+		.pair_count = 1,
 		.crew = crew,
 		.work = work,
 		.role = SLUICE_ROLE_SOURCE,
 		.window_bytes = 1 << 20,
 		.count = 6};
 
-	set.transport->rail_limits(rail, &set.limits);
+	pair = (struct sluice_rail_pair){.transport = sluice_transports[0], .rail = rail};
+	snprintf(pair.peer_address, sizeof(pair.peer_address), "%s", address);
+	pair.transport->rail_limits(rail, &pair.limits);
 	return set;
 }
 
@@ -126,8 +129,8 @@ static void test_lanes_go_to_their_workers(void)
 	/* Opened again after a loss it comes back to the same worker. */
 	sluice_lane_set_close(&set, 3);
 	CU_ASSERT_EQUAL(sluice_crew_worker_of(crew, NULL), SLUICE_CREW_ANY);
-	CU_ASSERT_EQUAL(sluice_lane_set_open(
-				&set, 3, &(struct sluice_ticket){{9}}, address, SLUICE_NEVER, NULL),
+	CU_ASSERT_EQUAL(
+		sluice_lane_set_open(&set, 3, 0, &(struct sluice_ticket){{9}}, SLUICE_NEVER, NULL),
 		0);
 	CU_ASSERT_EQUAL(sluice_crew_worker_of(crew, set.slots[3].lane), 2);
 	sluice_lane_set_close_all(&set);

@@ -124,11 +124,11 @@ static void say_hello(struct peer *peer, char digit)
 	memset(id, digit, 32);
 	id[32] = '\0';
 	sluice_link_send(peer->link,
-		json_pack("{s:s, s:i, s:s, s:[], s:s, s:s, s:s, s:i, s:[{s:s, s:i, s:i, s:i}]}",
+		json_pack("{s:s, s:i, s:s, s:[], s:s, s:s, s:[s], s:i, s:[{s:s, s:i, s:i, s:i}]}",
 			"type", "hello", "protocol", SLUICE_PROTOCOL_VERSION, "version", "1",
-			"features", "session", id, "instance", id, "transport",
-			engine->transport->name, "lanes", 1, "regions", "id", "ram", "gpa", 0,
-			"size", (int)REGION_BYTES, "page-size", 4096));
+			"features", "session", id, "instance", id, "transports", "tcp", "lanes", 1,
+			"regions", "id", "ram", "gpa", 0, "size", (int)REGION_BYTES, "page-size",
+			4096));
 }
 
 /* Whole and without devices: nothing has to move for a commit. */

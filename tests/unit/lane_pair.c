@@ -62,11 +62,13 @@ static void end_open(struct lane_pair_end *end, const struct lane_pair_opts *opt
 		0);
 	CU_ASSERT_EQUAL_FATAL(sluice_crew_create(&crew, &end->crew), 0);
 	end->region.mem = end->mem;
-	end->work.regions = &end->region;
+	end->way.transport = tcp;
+	end->way.rail = end->rail;
+	end->way.regions = &end->region;
 	end->work.wake = wake;
 	end->work.gate = 1;
-	end->lanes.transport = tcp;
-	end->lanes.rail = end->rail;
+	end->lanes.pairs = &end->way;
+	end->lanes.pair_count = 1;
 	end->lanes.crew = end->crew;
 	end->lanes.work = &end->work;
 	end->lanes.role = role;
@@ -74,7 +76,7 @@ static void end_open(struct lane_pair_end *end, const struct lane_pair_opts *opt
 	end->lanes.window_bytes =
 		sluice_align_down(opts->budget_bytes / opts->lanes, SLUICE_PAGE_BYTES);
 	end->lanes.extent_bytes = opts->extent_bytes;
-	tcp->rail_limits(end->rail, &end->lanes.limits);
+	tcp->rail_limits(end->rail, &end->way.limits);
 }
 
 /* ---- the relay ---- */
@@ -213,11 +215,13 @@ static void connect_lanes(struct lane_pair *pair, const char *address)
 	for (uint32_t i = 0; i < pair->source.lanes.count; i++) {
 		struct sluice_ticket ticket = {.secret = {(uint8_t)(i + 1)}};
 
-		CU_ASSERT_EQUAL_FATAL(sluice_lane_set_open(&pair->target.lanes, i, &ticket, NULL,
+		snprintf(pair->source.way.peer_address, SLUICE_ADDRESS_MAX, "%s",
+			i == 0 ? relayed : address);
+		CU_ASSERT_EQUAL_FATAL(sluice_lane_set_open(&pair->target.lanes, i, 0, &ticket,
 					      SLUICE_NEVER, &err),
 			0);
-		CU_ASSERT_EQUAL_FATAL(sluice_lane_set_open(&pair->source.lanes, i, &ticket,
-					      i == 0 ? relayed : address, SLUICE_NEVER, &err),
+		CU_ASSERT_EQUAL_FATAL(sluice_lane_set_open(&pair->source.lanes, i, 0, &ticket,
+					      SLUICE_NEVER, &err),
 			0);
 	}
 	while (sluice_lane_set_standing(&pair->source.lanes, SLUICE_LANE_ACTIVE) +

@@ -27,6 +27,7 @@ struct lane_pair_end {
 	uint8_t *memory;
 	struct sluice_mem *mem;
 	struct sluice_lane_region region;
+	struct sluice_rail_pair way;
 	struct sluice_lane_work work;
 	struct sluice_lane_set lanes;
 	uint32_t lost; /* lanes */

@@ -261,6 +261,8 @@ static void test_resumed_is_checked(void)
 		"[1, 3]}",
 		"{'state': 'receive', 'devices': 0, 'held': [], 'credits': [0, 0, 0, 0], 'epochs': "
 		"[0, 1]}",
+		"{'state': 'receive', 'devices': 0, 'held': [], 'credits': [0, 0, 0, 0], 'epochs': "
+		"[1, 1], 'rails': [{'rail': 5, 'address': 'sim:1'}]}",
 	};
 
 	for (size_t i = 0; i < sizeof(replies) / sizeof(replies[0]); i++) {
@@ -274,6 +276,8 @@ static void test_resumed_is_checked(void)
 		reply = json_loads(text, 0, NULL);
 		CU_ASSERT_PTR_NOT_NULL_FATAL(reply);
 		json_object_set_new(reply, "type", json_string("resumed"));
+		if (json_object_get(reply, "rails") == NULL)
+			json_object_set_new(reply, "rails", json_array());
 		pair_start(&pair, PAIR_ACTIVE);
 		cut(&pair);
 		connect_again(&pair);

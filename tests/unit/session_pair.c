@@ -160,28 +160,32 @@ static void build_side(struct pair *pair, enum pair_host host)
 	SLUICE_ASSERT(side->memory != NULL);
 	memset(side->memory, host == PAIR_SOURCE ? 0x5a : 0, PAIR_REGION_BYTES);
 	span.addr = side->memory;
-	SLUICE_ASSERT(sim->rail_open(&conf, "", &side->rail, NULL) == 0);
-	SLUICE_ASSERT(
-		sim->mem_register(side->rail, &span,
-			host == PAIR_SOURCE ? SLUICE_ACCESS_LOCAL_READ : SLUICE_ACCESS_REMOTE_WRITE,
-			&side->mem, NULL) == 0);
 	SLUICE_ASSERT(sluice_crew_create(&crew, &side->crew) == 0);
 	side->region_count = 1;
 	side->region[0] = (struct sluice_session_region){.id = "ram",
 		.len_bytes = PAIR_REGION_BYTES,
 		.page_bytes = SLUICE_PAGE_BYTES,
 		.base = side->memory,
-		.mem = side->mem,
 		.feed = host == PAIR_SOURCE ? pair->feed : NULL};
+	for (uint32_t i = 0; i < PAIR_RAILS; i++) {
+		struct sluice_session_rail *rail = &side->rails[i];
+
+		*rail = (struct sluice_session_rail){
+			.transport = sim, .name = "sim", .address = side->addresses[i]};
+		SLUICE_ASSERT(sim->rail_open(&conf, "", &rail->rail, NULL) == 0);
+		SLUICE_ASSERT(sim->mem_register(rail->rail, &span,
+				      host == PAIR_SOURCE ? SLUICE_ACCESS_LOCAL_READ
+							  : SLUICE_ACCESS_REMOTE_WRITE,
+				      &side->region[0].mems[i], NULL) == 0);
+	}
 }
 
 static struct sluice_session_conf conf_of(struct pair_side *side)
 {
 	struct sluice_session_conf conf = {.session = PAIR_SESSION,
 		.instance = PAIR_SESSION,
-		.transport = sim,
-		.rail = side->rail,
-		.rail_address = side->pair->address,
+		.rails = side->rails,
+		.rail_count = PAIR_RAILS,
 		.crew = side->crew,
 		.lanes = PAIR_LANES,
 		.memory_budget_bytes = 4u << 20,
@@ -211,10 +215,11 @@ static void make_target(struct pair *pair, const json_t *hello)
 
 	SLUICE_ASSERT(sluice_inbox_create(SLOTS, SLOT_BYTES, &pair->inbox) == 0);
 	span.addr = pair->inbox->pool;
-	SLUICE_ASSERT(sim->mem_register(side->rail, &span, SLUICE_ACCESS_REMOTE_WRITE,
-			      &pair->staging, NULL) == 0);
+	for (uint32_t i = 0; i < PAIR_RAILS; i++)
+		SLUICE_ASSERT(
+			sim->mem_register(side->rails[i].rail, &span, SLUICE_ACCESS_REMOTE_WRITE,
+				&side->rails[i].staging, NULL) == 0);
 	conf.inbox = pair->inbox;
-	conf.staging = pair->staging;
 	CU_ASSERT_EQUAL_FATAL(sluice_target_create(&conf, &env, hello, &pair->target, &err), 0);
 }
 
@@ -237,13 +242,14 @@ int pair_plug(struct pair *pair, enum pair_host host, const char *id, uint64_t l
 	SLUICE_ASSERT(plugged->memory != NULL);
 	memset(plugged->memory, host == PAIR_SOURCE ? (int)(0x40 + index) : 0, len_bytes);
 	span.addr = plugged->memory;
-	SLUICE_ASSERT(sim->mem_register(side->rail, &span,
-			      SLUICE_ACCESS_LOCAL_READ | SLUICE_ACCESS_REMOTE_WRITE, &plugged->mem,
-			      NULL) == 0);
+	for (uint32_t i = 0; i < PAIR_RAILS; i++)
+		SLUICE_ASSERT(sim->mem_register(side->rails[i].rail, &span,
+				      SLUICE_ACCESS_LOCAL_READ | SLUICE_ACCESS_REMOTE_WRITE,
+				      &plugged->mems[i], NULL) == 0);
 	SLUICE_ASSERT(sluice_bitmap_feed_create_over(
 			      plugged->bitmap, len_bytes / SLUICE_PAGE_BYTES, &plugged->feed) == 0);
 	region.base = plugged->memory;
-	region.mem = plugged->mem;
+	memcpy(region.mems, plugged->mems, sizeof(plugged->mems));
 	region.feed = host == PAIR_SOURCE && feed ? plugged->feed : NULL;
 	side->region[index] = region;
 	side->region_count++;
@@ -286,7 +292,8 @@ static void step(struct pair *pair)
 	struct sluice_sim_world *world = pair->world;
 
 	sluice_sim_world_advance(world, sluice_sim_world_now(world) + STEP_NS);
-	sim->rail_step(pair->side[PAIR_TARGET].rail, sluice_sim_world_now(world));
+	for (uint32_t i = 0; i < PAIR_RAILS; i++)
+		sim->rail_step(pair->side[PAIR_TARGET].rails[i].rail, sluice_sim_world_now(world));
 	for (int host = 0; host < PAIR_HOSTS; host++)
 		sluice_crew_step(pair->side[host].crew, sluice_sim_world_now(world));
 	step_devices(pair);
@@ -543,7 +550,9 @@ void pair_start(struct pair *pair, enum pair_step step_wanted)
 			      PAIR_REGION_BYTES / SLUICE_PAGE_BYTES, &pair->feed) == 0);
 	build_side(pair, PAIR_SOURCE);
 	build_side(pair, PAIR_TARGET);
-	SLUICE_ASSERT(sim->rail_listen(pair->side[PAIR_TARGET].rail, pair->address, NULL) == 0);
+	for (uint32_t i = 0; i < PAIR_RAILS; i++)
+		SLUICE_ASSERT(sim->rail_listen(pair->side[PAIR_TARGET].rails[i].rail,
+				      pair->side[PAIR_TARGET].addresses[i], NULL) == 0);
 	conf = conf_of(&pair->side[PAIR_SOURCE]);
 	env = env_of(&pair->side[PAIR_SOURCE]);
 	SLUICE_ASSERT(sluice_source_create(&conf, &env, &pair->source) == 0);
@@ -555,20 +564,23 @@ void pair_stop(struct pair *pair)
 {
 	sluice_source_destroy(pair->source);
 	sluice_target_destroy(pair->target);
-	sim->mem_unregister(pair->staging);
 	sluice_inbox_destroy(pair->inbox);
 	for (int host = 0; host < PAIR_HOSTS; host++) {
 		struct pair_side *side = &pair->side[host];
 
 		pair_forget(pair, (enum pair_host)host);
 		for (uint32_t i = 1; i < side->region_count; i++) {
-			sim->mem_unregister(side->plugged[i].mem);
+			for (uint32_t k = 0; k < PAIR_RAILS; k++)
+				sim->mem_unregister(side->plugged[i].mems[k]);
 			sluice_bitmap_feed_destroy(side->plugged[i].feed);
 			free(side->plugged[i].memory);
 		}
 		sluice_crew_destroy(side->crew);
-		sim->mem_unregister(side->mem);
-		sim->rail_close(side->rail);
+		for (uint32_t i = 0; i < PAIR_RAILS; i++) {
+			sim->mem_unregister(side->rails[i].staging);
+			sim->mem_unregister(side->region[0].mems[i]);
+			sim->rail_close(side->rails[i].rail);
+		}
 		free(side->memory);
 	}
 	sluice_bitmap_feed_destroy(pair->feed);

@@ -16,6 +16,7 @@
 #define PAIR_SESSION           "0123456789abcdef0123456789abcdef"
 #define PAIR_REGION_BYTES      (4u << 20)
 #define PAIR_LANES             2u
+#define PAIR_RAILS             2u /* of each side; lane 0 goes over the first, lane 1 over the second */
 #define PAIR_QUEUE             256
 #define PAIR_DEVICE            "dev"
 #define PAIR_RETRIES           3u
@@ -45,7 +46,7 @@ enum pair_host { PAIR_SOURCE, PAIR_TARGET, PAIR_HOSTS };
 /* A region that was plugged. */
 struct pair_plugged {
 	uint8_t *memory;
-	struct sluice_mem *mem;
+	struct sluice_mem *mems[PAIR_RAILS];
 	struct sluice_bitmap_feed *feed;
 	uint64_t bitmap[PAIR_REGION_BYTES / 4096 / 64];
 };
@@ -53,8 +54,8 @@ struct pair_plugged {
 struct pair_side {
 	struct pair *pair;
 	enum pair_host host;
-	struct sluice_rail *rail;
-	struct sluice_mem *mem;
+	struct sluice_session_rail rails[PAIR_RAILS];
+	char addresses[PAIR_RAILS][SLUICE_ADDRESS_MAX];
 	uint8_t *memory;
 	struct sluice_crew *crew;
 	struct sluice_session_region region[PAIR_REGIONS_MAX]; /* 0: "ram" */
@@ -82,10 +83,8 @@ struct pair {
 	struct sluice_source *source;
 	struct sluice_target *target;
 	struct sluice_inbox *inbox;
-	struct sluice_mem *staging;
 	struct sluice_bitmap_feed *feed;
 	uint64_t bitmap[PAIR_REGION_BYTES / 4096 / 64];
-	char address[SLUICE_ADDRESS_MAX];
 };
 
 /* A pair that has come as far as @step; asserts that it got there. */

@@ -16,10 +16,14 @@
 
 static const char *const messages[] = {
 	"{'type': 'hello', 'protocol': 1, 'version': '1', 'features': [], 'session': '" PAIR_SESSION
-	"', 'instance': '" PAIR_SESSION "', 'transport': 'sim', 'lanes': 128, 'regions': []}",
+	"', 'instance': '" PAIR_SESSION "', 'transports': ['sim'], 'lanes': 128, 'regions': []}",
 	"{'type': 'welcome', 'protocol': 1, 'version': '1', 'features': [], 'instance': "
-	"'" PAIR_SESSION "', 'address': 'x', 'tickets': [], 'regions': [], 'staging-key': '', "
-	"'slots': 1, 'slot-bytes': 4097, 'record-us': 0}",
+	"'" PAIR_SESSION "', 'lacks': [], 'regions': [], 'slots': 1,"
+	"  'slot-bytes': 4097, 'record-us': 0}",
+	"{'type': 'rail', 'rail': 0, 'transport': 'sim', 'address': 'sim:9', 'keys': ['00'], "
+	"'staging-key': '00'}",
+	"{'type': 'rail', 'rail': 7, 'transport': 'none', 'address': 'x', 'keys': [], "
+	"'staging-key': 'zz'}",
 	"{'type': 'refuse', 'error': 'no'}",
 	"{'type': 'fence', 'lane': 0, 'epoch': 1}",
 	"{'type': 'fence', 'lane': 127, 'epoch': 4294967295}",
@@ -41,8 +45,8 @@ static const char *const messages[] = {
 	"{'type': 'resolve', 'session': '" PAIR_SESSION "', 'decision': 'undecided'}",
 	"{'type': 'decision', 'session': '" PAIR_SESSION "', 'decision': 'committed'}",
 	"{'type': 'decision', 'session': '" PAIR_SESSION "', 'decision': 'aborted'}",
-	"{'type': 'lane-open', 'lane': 0, 'epoch': 2}",
-	"{'type': 'lane-open', 'lane': 127, 'epoch': 1}",
+	"{'type': 'lane-open', 'lane': 0, 'epoch': 2, 'rail': 1}",
+	"{'type': 'lane-open', 'lane': 127, 'epoch': 1, 'rail': 7}",
 	"{'type': 'lane-ticket', 'lane': 0, 'epoch': 2}",
 	"{'type': 'lane-ticket', 'lane': 0, 'epoch': 2, 'ticket': 'zz" TICKET "'}",
 	"{'type': 'lane-ticket', 'lane': 127, 'epoch': 4294967295, 'ticket': 'aa" TICKET "'}",
@@ -51,9 +55,9 @@ static const char *const messages[] = {
 	"{'type': 'resume', 'session': '" PAIR_SESSION
 	"', 'instance': 'ffffffffffffffffffffffffffffffff', 'attempt': 2}",
 	"{'type': 'resumed', 'state': 'receive', 'devices': 0, 'held': [], "
-	"'credits': [0, 0, 0, 0], 'epochs': [1, 1]}",
+	"'credits': [0, 0, 0, 0], 'epochs': [1, 1], 'rails': [{'rail': 0, 'address': 'sim:7'}]}",
 	"{'type': 'resumed', 'state': 'prepared', 'devices': 256, 'held': [255, 0], "
-	"'credits': [4294967295], 'epochs': []}",
+	"'credits': [4294967295], 'epochs': [], 'rails': []}",
 	"{'type': 'ping', 'n': 9223372036854775807}",
 	"{'type': 'pong', 'n': 0}",
 };
@@ -307,7 +311,7 @@ static void test_a_second_welcome_is_refused(void)
 	pair_start(&pair, PAIR_HELLO);
 	pair_deliver(&pair, PAIR_SOURCE);
 	CU_ASSERT_TRUE_FATAL(pair_said(&pair, PAIR_TARGET, "welcome"));
-	welcome = json_deep_copy(pair.side[PAIR_TARGET].out[0]);
+	welcome = json_deep_copy(pair.side[PAIR_TARGET].out[pair.side[PAIR_TARGET].out_count - 1]);
 	pair_deliver(&pair, PAIR_TARGET);
 	pair_tell(&pair, PAIR_SOURCE, welcome);
 	CU_ASSERT_TRUE(source_is(&pair, "failed"));

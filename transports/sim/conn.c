@@ -73,6 +73,8 @@ int sim_lane_open(struct sluice_rail *rail, const struct sluice_lane_opts *opts,
 		return sluice_fail(err, -EINVAL, "sim",
 			"\"%s\" is not an address of this transport (\"sim:N\").",
 			opts->peer_address != NULL ? opts->peer_address : "");
+	if (rail->down)
+		return sluice_fail(err, -ENETDOWN, "sim", "The rail is down.");
 	conn = calloc(1, sizeof(*conn));
 	if (conn == NULL)
 		return sluice_fail(err, -ENOMEM, "sim", "No memory for a lane.");
@@ -104,6 +106,8 @@ static void hello_arrives(struct sluice_conn *source)
 
 	if (source->peer_rail < world->rail_count)
 		rail = world->rails[source->peer_rail];
+	if (source->rail->down || (rail != NULL && rail->down))
+		return;
 	if (rail == NULL || !rail->listening) {
 		sim_conn_refuse(source, -ECONNREFUSED);
 		return;
@@ -161,6 +165,8 @@ static void conn_match(struct sluice_conn *target, struct sluice_conn *source)
 
 void sim_conn_greet(struct sluice_rail *rail, struct sluice_conn *source)
 {
+	if (rail->down || source->rail->down)
+		return; /* while the hello waited */
 	for (struct sluice_conn *target = rail->conns; target != NULL; target = target->next) {
 		if (ticket_fits(target, source)) {
 			conn_match(target, source);
@@ -216,6 +222,13 @@ void sim_conn_kill(struct sluice_conn *conn, int status)
 void sluice_sim_lane_kill(struct sluice_conn *conn)
 {
 	sim_conn_kill(conn, -ECONNRESET);
+}
+
+void sluice_sim_rail_set_down(struct sluice_rail *rail, bool down)
+{
+	rail->down = down;
+	for (struct sluice_conn *conn = rail->conns; conn != NULL && down; conn = conn->next)
+		sim_conn_kill(conn, -ENETDOWN);
 }
 
 static void deadline_passes(struct sluice_conn *conn)

@@ -128,7 +128,7 @@ struct sluice_conn {
 struct sluice_rail {
 	struct sluice_sim_world *world;
 	uint32_t index;
-	bool listening;
+	bool listening, down;
 	struct sluice_conn *conns;
 	struct sluice_conn *hellos; /* oldest first */
 	struct sluice_mem *mems;

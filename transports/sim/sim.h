@@ -120,6 +120,10 @@ uint64_t sluice_sim_world_hash(const struct sluice_sim_world *world);
 /* The connection of this end (either end) dies now. Nothing when it is not connected. */
 void sluice_sim_lane_kill(struct sluice_conn *conn);
 
+/* A rail dies now, with every lane of it, or is there again. While it is down no lane can be opened
+   with it, and a hello that is sent to it goes unanswered until its deadline. */
+void sluice_sim_rail_set_down(struct sluice_rail *rail, bool down);
+
 /* The transport's configuration; the table of parameters is empty. */
 struct sluice_sim_conf {
 	struct sluice_sim_world *world;
