@@ -44,7 +44,8 @@ def value_of(types, spec, name=""):
                 not KNOWN[name] or spec["of"].get("type") != "object"):
             return KNOWN[name]
         return [value_of(types, spec["of"])] if spec.get("max", 1) > 0 else []
-    if name in KNOWN and (kind != "enum" or KNOWN[name] in spec["values"]):
+    if name in KNOWN and (kind != "enum" or KNOWN[name] in spec["values"]) and \
+            (kind != "int" or isinstance(KNOWN[name], int)):
         return KNOWN[name]
     return {
         "str": lambda: "x" * max(1, spec.get("min", 0)),
