@@ -85,6 +85,12 @@ int sluice_engine_create(struct sluice_loop *loop, const struct sluice_settings 
 		sluice_fail(err, r, "engine", "%s", strerror(-r));
 	else
 		r = sluice_rails_open(engine, settings, err);
+	/* From now on: a device that is removed asks its users to let go of it, also idle ones. */
+	if (r == 0) {
+		r = sluice_rails_watch(engine);
+		if (r < 0)
+			sluice_fail(err, r, "rail", "%s", strerror(-r));
+	}
 	if (r == 0)
 		r = sluice_placing_check(engine, &engine->config, err);
 	if (r < 0) {

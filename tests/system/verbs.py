@@ -11,6 +11,7 @@ import mmap
 import os
 import re
 import shutil
+import subprocess
 import tempfile
 import time
 import types
@@ -24,6 +25,7 @@ HUGE = 2 * MIB
 NOBODY = 65534
 MEMLOCK = 8 * MIB
 DARK_S = 4
+REMOVAL_S = 20
 FAR_END = "/proc/sys/net/ipv4/conf/rail0b/accept_local"
 
 
@@ -142,6 +144,75 @@ class Wire(LabTest):
         self.assertFalse(source.running(), "two guests run")
         target.verify_against(source)
         target.check_alive()
+
+
+class Removal(LabTest):
+    """Devices that are taken away under lanes that use them."""
+
+    def rdma(self, *arguments):
+        """Not waited for longer: a removal that the engine holds up cannot even be killed."""
+        command = " ".join(("rdma", "link", *arguments))
+        child = subprocess.Popen(command.split())  # pylint: disable=consider-using-with
+        wait_until(command, lambda: child.poll() is not None, REMOVAL_S)
+        self.assertEqual(child.returncode, 0, command)
+
+    def bring_back(self, device):
+        if not os.path.exists(f"/sys/class/infiniband/{device}"):
+            self.rdma("add", device, "type", "rxe", "netdev", device.replace("rxe", "rail"))
+
+    def remove(self, device):
+        """The kernel lets go of it only when nobody uses it any more."""
+        self.addCleanup(self.bring_back, device)
+        begin = time.monotonic()
+        self.rdma("delete", device)
+        print(f"  {device} was gone after {time.monotonic() - begin:.1f} s", flush=True)
+
+    def begin(self):
+        """Two rails, and a migration under way that is too slow to end."""
+        options = guest(vcpus=1, pattern="uniform", track_after_resume="yes")
+        settings = {"lanes": 4, "rdma.path-timeout": "500ms", "downtime-limit": "1ms", "throttle": "no",
+                    "max-bandwidth": "5M", "recover-pause": "100ms"}
+        source, target = (self.lab.host(name, engine_set={**settings, "rail": rail}, **more, **options)
+                          for name, rail, more in (("source", "10.77.0.1,10.77.1.1", {}),
+                                                   ("target", "10.77.0.2,10.77.1.2", {"incoming": "yes"})))
+        source.wait_ready()
+        source.engine_command("migrate", uri=target.incoming())
+        wait_until("pages move", lambda: self.query(source)["status"] == "active")
+        return source, target
+
+    def query(self, host):
+        return host.engine_command("query-migrate")
+
+    def arrive(self, source, target):
+        with source.operator() as watch:
+            watch.command("migrate-set-parameters", **{"downtime-limit": 60000, "max-bandwidth": 0})
+        wait_until("it ends", lambda: self.query(source)["status"] in ENDED)
+        result = self.query(source)
+        self.assertEqual(result["status"], "completed", result)
+        wait_until("the guest runs at the target", target.running)
+        self.assertFalse(source.running(), "two guests run")
+        pages = target.verify_against(source)
+        target.check_alive()
+        print(f"  {pages} pages compared; {result['lanes-lost']} lanes lost, {result['pauses']} pauses",
+              flush=True)
+        return result
+
+    def one_of_two(self, device):
+        source, target = self.begin()
+        self.remove(device)
+        wait_until("its lanes are lost", lambda: self.query(source)["lanes-lost"] >= 2)
+        wait_until("one of them goes by the other rail", lambda: sum(
+            lane["state"] == "active" for lane in source.engine_command("query-lanes")) == 3)
+        lost = [lane for lane in (source if device.endswith("a") else target)
+                .engine_command("query-lanes") if lane["state"] != "active"]
+        print(f"  {lost}", flush=True)
+        self.assertEqual(self.arrive(source, target)["pauses"], 0)
+
+    def test_one_of_two_at_the_source(self):
+        self.one_of_two("rxe1a")
+
+    def test_one_of_two_at_the_target(self):
+        self.one_of_two("rxe1b")
 
 
 if __name__ == "__main__":

@@ -27,9 +27,7 @@ static void wake(const struct sluice_conn *conn)
 		SLUICE_ASSERT(errno == EAGAIN);
 }
 
-/* It could not be connected, or is over. The first reason stays. */
-__attribute__((format(printf, 3, 4))) static void fail(
-	struct sluice_conn *conn, int status, const char *fmt, ...)
+void sluice_rdma_cm_fail(struct sluice_conn *conn, int status, const char *fmt, ...)
 {
 	int opening = RDMA_OPENING;
 	va_list ap;
@@ -151,10 +149,10 @@ int sluice_rdma_cm_connect(
 
 static void on_address(struct sluice_conn *conn)
 {
-	if (conn->id->verbs != conn->rail->verbs)
-		fail(conn, -ENODEV, "its route leads over another device");
+	if (conn->id->verbs != conn->rail->cm_verbs)
+		sluice_rdma_cm_fail(conn, -ENODEV, "its route leads over another device");
 	else if (rdma_resolve_route(conn->id, RDMA_RESOLVE_MS) < 0)
-		fail(conn, -errno, "no route: %s", strerror(errno));
+		sluice_rdma_cm_fail(conn, -errno, "no route: %s", strerror(errno));
 }
 
 static void on_route(struct sluice_conn *conn)
@@ -173,9 +171,9 @@ static void on_route(struct sluice_conn *conn)
 	if ((uint32_t)conn->rail->device.max_qp_init_rd_atom < RDMA_READS_MAX)
 		param.initiator_depth = (uint8_t)conn->rail->device.max_qp_init_rd_atom;
 	if (r < 0)
-		fail(conn, r, "the queue pair cannot be set up: %s", strerror(-r));
+		sluice_rdma_cm_fail(conn, r, "the queue pair cannot be set up: %s", strerror(-r));
 	else if (rdma_connect(conn->id, &param) < 0)
-		fail(conn, -errno, "cannot connect: %s", strerror(errno));
+		sluice_rdma_cm_fail(conn, -errno, "cannot connect: %s", strerror(errno));
 }
 
 static bool take_welcome(struct sluice_conn *conn, const struct rdma_news *news)
@@ -211,16 +209,16 @@ static void on_response(struct sluice_conn *conn, const struct rdma_news *news)
 	int r;
 
 	if (!take_welcome(conn, news)) {
-		fail(conn, -EPROTO, "its welcome is not one of this version");
+		sluice_rdma_cm_fail(conn, -EPROTO, "its welcome is not one of this version");
 		rdma_reject(conn->id, NULL, 0);
 		return;
 	}
 	r = qp_run(conn, 0);
 	if (r < 0) {
-		fail(conn, r, "the queue pair cannot be started: %s", strerror(-r));
+		sluice_rdma_cm_fail(conn, r, "the queue pair cannot be started: %s", strerror(-r));
 		rdma_reject(conn->id, NULL, 0);
 	} else if (rdma_establish(conn->id) < 0) {
-		fail(conn, -errno, "cannot connect: %s", strerror(errno));
+		sluice_rdma_cm_fail(conn, -errno, "cannot connect: %s", strerror(errno));
 	} else {
 		ready(conn);
 	}
@@ -320,7 +318,7 @@ static void on_request(struct sluice_rail *rail, const struct rdma_news *news)
 		return;
 	}
 	conn = find_waiting(rail, &hello);
-	if (conn == NULL || news->id->verbs != rail->verbs) {
+	if (conn == NULL || news->id->verbs != rail->cm_verbs) {
 		rail->counters.refused_ticket++;
 		refuse(news->id);
 		return;
@@ -334,7 +332,7 @@ static void on_request(struct sluice_rail *rail, const struct rdma_news *news)
 	r = accept_lane(conn, reads);
 	if (r < 0) {
 		rdma_reject(conn->id, NULL, 0);
-		fail(conn, r, "its connection cannot be accepted: %s", strerror(-r));
+		sluice_rdma_cm_fail(conn, r, "its connection cannot be accepted: %s", strerror(-r));
 	}
 }
 
@@ -343,17 +341,18 @@ static void on_request(struct sluice_rail *rail, const struct rdma_news *news)
 static void on_refused(struct sluice_conn *conn, int status)
 {
 	if (status == 28) /* IB_CM_REJ_CONSUMER_DEFINED */
-		fail(conn, -ECONNREFUSED,
+		sluice_rdma_cm_fail(conn, -ECONNREFUSED,
 			"it does not wait for this lane: its ticket is void or was used");
 	else if (status == 8) /* IB_CM_REJ_INVALID_SERVICE_ID */
-		fail(conn, -ECONNREFUSED, "no engine listens there");
+		sluice_rdma_cm_fail(conn, -ECONNREFUSED, "no engine listens there");
 	else
-		fail(conn, -ECONNREFUSED, "it rejected the connection (reason %d)", status);
+		sluice_rdma_cm_fail(
+			conn, -ECONNREFUSED, "it rejected the connection (reason %d)", status);
 }
 
 static void on_gone(struct sluice_conn *conn, int status, const char *why)
 {
-	fail(conn, status, "%s", why);
+	sluice_rdma_cm_fail(conn, status, "%s", why);
 	sluice_rdma_cm_disconnect(conn);
 }
 
@@ -377,7 +376,7 @@ static void on_lane_event(struct sluice_conn *conn, const struct rdma_news *news
 		break;
 	case RDMA_CM_EVENT_ADDR_ERROR:
 	case RDMA_CM_EVENT_ROUTE_ERROR:
-		fail(conn, -EHOSTUNREACH,
+		sluice_rdma_cm_fail(conn, -EHOSTUNREACH,
 			"its address cannot be resolved from this port; same subnet, or a route?");
 		break;
 	case RDMA_CM_EVENT_UNREACHABLE:
@@ -387,9 +386,6 @@ static void on_lane_event(struct sluice_conn *conn, const struct rdma_news *news
 		break;
 	case RDMA_CM_EVENT_DISCONNECTED:
 		on_gone(conn, -ECONNRESET, "the peer closed the connection");
-		break;
-	case RDMA_CM_EVENT_DEVICE_REMOVAL:
-		on_gone(conn, -ENODEV, "the RDMA device was removed");
 		break;
 	default:
 		break;
@@ -426,17 +422,20 @@ static bool about_qp(enum ibv_event_type type)
 	       type == IBV_EVENT_QP_ACCESS_ERR;
 }
 
-static void read_device_events(struct sluice_rail *rail)
+/* True: the device is gone. */
+static bool read_device_events(struct sluice_rail *rail)
 {
 	struct ibv_async_event event;
+	bool fatal = false;
 
-	for (int i = 0; i < RDMA_STEP_EVENTS_MAX; i++) {
+	for (int i = 0; i < RDMA_STEP_EVENTS_MAX && !fatal; i++) {
 		if (ibv_get_async_event(rail->verbs, &event) != 0)
-			return;
+			return false;
+		fatal = event.event_type == IBV_EVENT_DEVICE_FATAL;
 		for (struct sluice_conn *conn = rail->conns; conn != NULL; conn = conn->next) {
 			if (!about_qp(event.event_type) || conn->qp != event.element.qp)
 				continue;
-			fail(conn, -EACCES,
+			sluice_rdma_cm_fail(conn, -EACCES,
 				event.event_type == IBV_EVENT_QP_ACCESS_ERR
 					? "the peer reached outside of what it was given"
 					: "the NIC reports: %s",
@@ -445,22 +444,38 @@ static void read_device_events(struct sluice_rail *rail)
 		}
 		ibv_ack_async_event(&event);
 	}
+	return fatal;
+}
+
+/* True: it is about this rail's device. It comes for every id that is bound to it. */
+static bool is_removal(const struct sluice_rail *rail, const struct rdma_news *news)
+{
+	return news->event == RDMA_CM_EVENT_DEVICE_REMOVAL && news->id->verbs == rail->cm_verbs;
 }
 
 void sluice_rdma_cm_step(struct sluice_rail *rail)
 {
 	struct rdma_news news;
+	bool removed = false;
 	uint64_t count;
 
 	if (read(rail->wake_fd, &count, sizeof(count)) < 0)
 		SLUICE_ASSERT(errno == EAGAIN);
-	for (int i = 0; i < RDMA_STEP_EVENTS_MAX && next_news(rail, &news); i++) {
+	if (rail->gone)
+		return;
+	for (int i = 0; i < RDMA_STEP_EVENTS_MAX && !removed && next_news(rail, &news); i++) {
+		removed = is_removal(rail, &news);
+		if (removed)
+			break;
 		if (news.event == RDMA_CM_EVENT_CONNECT_REQUEST)
 			on_request(rail, &news);
 		else if (news.id->context != NULL)
 			on_lane_event(news.id->context, &news);
 	}
-	read_device_events(rail);
+	if (removed || read_device_events(rail)) {
+		sluice_rdma_rail_removed(rail);
+		return;
+	}
 	for (struct sluice_conn *conn = rail->conns; conn != NULL; conn = conn->next) {
 		if (atomic_load(&conn->wants_disconnect))
 			sluice_rdma_cm_disconnect(conn);

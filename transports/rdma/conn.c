@@ -11,6 +11,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -93,7 +94,20 @@ static int open_qp(struct sluice_conn *conn, uint32_t requests, struct sluice_er
 		}
 	}
 	return sluice_fail(err, -errno, "rdma-lane", "%s has no queue pair for another lane: %m",
-		ibv_get_device_name(conn->rail->verbs->device));
+		conn->rail->device_name);
+}
+
+/* A completion, or the end of the device, wakes the worker. */
+static int open_sleep(struct sluice_conn *conn)
+{
+	struct epoll_event event = {.events = EPOLLIN};
+
+	conn->sleep_fd = epoll_create1(EPOLL_CLOEXEC);
+	if (conn->sleep_fd < 0 ||
+		epoll_ctl(conn->sleep_fd, EPOLL_CTL_ADD, conn->channel->fd, &event) < 0 ||
+		epoll_ctl(conn->sleep_fd, EPOLL_CTL_ADD, conn->rail->gone_fd, &event) < 0)
+		return -errno;
+	return 0;
 }
 
 static int open_queues(struct sluice_conn *conn, struct sluice_error *err)
@@ -112,32 +126,45 @@ static int open_queues(struct sluice_conn *conn, struct sluice_error *err)
 	flags = fcntl(conn->channel->fd, F_GETFL);
 	if (flags < 0 || fcntl(conn->channel->fd, F_SETFL, flags | O_NONBLOCK) < 0)
 		return sluice_fail(err, -errno, "rdma-lane", "a channel that always waits: %m");
+	if (open_sleep(conn) < 0)
+		return sluice_fail(err, -errno, "rdma-lane", "cannot watch a channel: %m");
 	conn->cq = ibv_create_cq(verbs, (int)(requests + RDMA_RECEIVES), conn, conn->channel, 0);
 	if (conn->cq == NULL)
 		return sluice_fail(err, -errno, "rdma-lane",
-			"%s has no completion queue for another lane: %m",
-			ibv_get_device_name(verbs->device));
+			"%s has no completion queue for another lane: %m", conn->rail->device_name);
 	return open_qp(conn, requests, err);
 }
 
-static void conn_destroy(struct sluice_conn *conn)
+void sluice_rdma_conn_release(struct sluice_conn *conn)
 {
 	if (conn->qp != NULL)
 		ibv_destroy_qp(conn->qp);
+	conn->qp = NULL;
 	if (conn->id != NULL)
 		rdma_destroy_id(conn->id);
+	conn->id = NULL;
 	if (conn->cq != NULL) {
 		ibv_ack_cq_events(conn->cq, conn->channel_events);
 		ibv_destroy_cq(conn->cq);
 	}
+	conn->cq = NULL;
 	if (conn->channel != NULL)
 		ibv_destroy_comp_channel(conn->channel);
+	conn->channel = NULL;
 	if (conn->buffers_mr != NULL)
 		ibv_dereg_mr(conn->buffers_mr);
+	conn->buffers_mr = NULL;
+}
+
+static void conn_destroy(struct sluice_conn *conn)
+{
+	sluice_rdma_conn_release(conn);
 	if (conn->buffers != NULL)
 		munmap(conn->buffers, sizeof(*conn->buffers));
 	if (conn->opened_fd >= 0)
 		close(conn->opened_fd);
+	if (conn->sleep_fd >= 0)
+		close(conn->sleep_fd);
 	free(conn);
 }
 
@@ -147,6 +174,8 @@ int sluice_rdma_lane_open(struct sluice_rail *rail, const struct sluice_lane_opt
 	struct sluice_conn *conn;
 	int r;
 
+	if (rail->gone)
+		return sluice_rdma_say_removed(rail, err);
 	if (opts->role == SLUICE_ROLE_TARGET && !rail->listening)
 		return sluice_fail(err, -EINVAL, "rdma-lane",
 			"the rail does not listen, so nobody could connect this lane");
@@ -158,6 +187,7 @@ int sluice_rdma_lane_open(struct sluice_rail *rail, const struct sluice_lane_opt
 	conn->rail = rail;
 	conn->role = opts->role;
 	conn->deadline_ns = opts->deadline_ns;
+	conn->sleep_fd = -1;
 	atomic_init(&conn->phase, RDMA_OPENING);
 	hello_fill(conn, opts);
 	conn->opened_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -366,6 +396,15 @@ static uint32_t poll_connected(struct sluice_conn *conn, struct sluice_event *ev
 	return count + sluice_rdma_complete(conn, events + count, max - count);
 }
 
+/* What is known to have been placed is still reported; what lies in the queue is not known. */
+static uint32_t poll_removed(struct sluice_conn *conn, struct sluice_event *events, uint32_t max)
+{
+	if (!conn->lost)
+		sluice_rdma_conn_lose(conn, atomic_load(&conn->failed_status));
+	conn->rx.stash_next = conn->rx.stash_count;
+	return sluice_rdma_complete(conn, events, max);
+}
+
 uint32_t sluice_rdma_poll(
 	struct sluice_conn *conn, struct sluice_event *events, uint32_t max, uint64_t now_ns)
 {
@@ -373,11 +412,13 @@ uint32_t sluice_rdma_poll(
 
 	if (max == 0 || conn->lost_reported)
 		return 0;
-	atomic_store(&conn->polling, true); /* pairs with mem_unregister */
+	atomic_store(&conn->polling, true); /* pairs with mem_unregister, and a removal */
 	if (!conn->connected && !conn->lost)
 		before_connected(conn, now_ns);
 	if (atomic_load(&conn->phase) == RDMA_READY)
 		count = poll_connected(conn, events, max);
+	else if (atomic_load(&conn->phase) == RDMA_REMOVED)
+		count = poll_removed(conn, events, max);
 	if (conn->lost && count < max && !sluice_rdma_can_complete(conn) &&
 		conn->rx.stash_next == conn->rx.stash_count) {
 		conn->lost_reported = true;
@@ -390,8 +431,24 @@ uint32_t sluice_rdma_poll(
 	return count;
 }
 
+/* Returns whether the worker may sleep. */
+static bool ask_for_notice(struct sluice_conn *conn)
+{
+	if (atomic_load(&conn->phase) != RDMA_READY)
+		return false;
+	if (!conn->rx.armed) {
+		if (ibv_req_notify_cq(conn->cq, 0) != 0)
+			return false;
+		conn->rx.armed = true;
+	}
+	/* What came before the notification was asked for is not notified. */
+	return !fill_stash(conn) && !conn->lost;
+}
+
 bool sluice_rdma_arm(struct sluice_conn *conn, struct sluice_arm *ret_arm)
 {
+	bool may_sleep;
+
 	*ret_arm = (struct sluice_arm){
 		.fd = conn->opened_fd,
 		.events = POLLIN,
@@ -405,14 +462,11 @@ bool sluice_rdma_arm(struct sluice_conn *conn, struct sluice_arm *ret_arm)
 		ret_arm->deadline_ns = conn->deadline_ns;
 		return atomic_load(&conn->phase) == RDMA_OPENING;
 	}
-	ret_arm->fd = conn->channel->fd;
+	ret_arm->fd = conn->sleep_fd;
 	if (conn->rx.stash_next < conn->rx.stash_count || sluice_rdma_can_complete(conn))
 		return false;
-	if (!conn->rx.armed) {
-		if (ibv_req_notify_cq(conn->cq, 0) != 0)
-			return false;
-		conn->rx.armed = true;
-	}
-	/* What came before the notification was asked for is not notified. */
-	return !fill_stash(conn) && !conn->lost;
+	atomic_store(&conn->polling, true); /* pairs with a removal */
+	may_sleep = ask_for_notice(conn);
+	atomic_store_explicit(&conn->polling, false, memory_order_release);
+	return may_sleep;
 }

@@ -49,7 +49,7 @@
 
 /* A power-of-two part of a registration, with a key of its own. */
 struct rdma_piece {
-	struct ibv_mr *mr;
+	struct ibv_mr *mr; /* NULL: the device is gone */
 	_Atomic uint32_t lkey; /* workers read it for every operation */
 };
 
@@ -87,9 +87,14 @@ struct sluice_rail {
 	bool listening;
 	int epoll_fd; /* the three below */
 	int wake_fd; /* eventfd: a worker lost its lane */
+	int gone_fd; /* eventfd, readable for good once the device is gone: wakes every worker */
+	bool gone; /* the device was removed; what the kernel counts is let go of (removal.c) */
+	char device_name[SLUICE_RAIL_NAME_MAX];
+	int numa_node;
 	struct rdma_event_channel *channel;
 	struct rdma_cm_id *id; /* bound to the address; listens */
-	struct ibv_context *verbs; /* the id's */
+	struct ibv_context *cm_verbs; /* the ids', librdmacm's, shared by all rails of a device */
+	struct ibv_context *verbs; /* our own: everything but ids is made in it */
 	struct ibv_device_attr device;
 	struct ibv_port_attr port;
 	struct ibv_pd *pd;
@@ -108,6 +113,10 @@ struct sluice_rail {
 const struct sluice_mem *sluice_rdma_mem_find(const struct sluice_rail *rail, uint32_t id);
 /* Let go of retired pieces that no lane can use any more. Control thread. */
 void sluice_rdma_mem_drain(struct sluice_rail *rail);
+/* Every worker has been seen outside of submit, poll and arm since. Control thread. */
+void sluice_rdma_wait_for_workers(const struct sluice_rail *rail);
+/* The device is gone: let go of every registration; mems stay, empty. Control thread. */
+void sluice_rdma_mem_release_all(struct sluice_rail *rail);
 int sluice_rdma_mem_register(struct sluice_rail *rail, const struct sluice_span *span,
 	uint32_t access, struct sluice_mem **ret_mem, struct sluice_error *err);
 void sluice_rdma_mem_unregister(struct sluice_mem *mem);
@@ -126,6 +135,7 @@ enum rdma_phase {
 	RDMA_READY, /* the worker's */
 	RDMA_FAILED, /* could not be connected: failed_status says why */
 	RDMA_CLOSED, /* given up or fenced: the ticket is void */
+	RDMA_REMOVED, /* the device is gone, or about to: queue pair and queue are not touched */
 };
 
 /* An operation that was taken and not reported. */
@@ -202,9 +212,12 @@ struct sluice_conn {
 	_Atomic int phase; /* enum rdma_phase */
 	_Atomic int failed_status; /* -errno: the control thread knows that it is over */
 	_Atomic bool wants_disconnect; /* the worker lost it: tell the peer */
-	_Atomic bool polling; /* inside submit or poll: registrations may be in use */
+	_Atomic bool polling; /* inside submit, poll or arm: registrations and queues may be in
+				 use */
 	_Atomic uint64_t requests_posted, requests_completed;
 	int opened_fd; /* eventfd: the phase has changed */
+	int sleep_fd; /* epoll: the completion channel, the rail's gone_fd. A worker that slept on
+			 the channel itself would hold on to a device that is being removed */
 
 	/* Made before READY, used by the worker, destroyed by the control thread. */
 	struct ibv_qp *qp; /* NULL: fenced */
@@ -247,14 +260,25 @@ int sluice_rdma_lane_open(struct sluice_rail *rail, const struct sluice_lane_opt
 void sluice_rdma_lane_fence(struct sluice_conn *conn);
 void sluice_rdma_lane_close(struct sluice_conn *conn);
 const struct sluice_conn_stats *sluice_rdma_lane_stats(const struct sluice_conn *conn);
+/* Let go of all that the kernel counts; idempotent. No worker uses it any more. */
+void sluice_rdma_conn_release(struct sluice_conn *conn);
 void sluice_rdma_lane_why_lost(const struct sluice_conn *conn, char *text, size_t text_bytes);
 
 /* rdma_cm, control thread (cm.c). */
 int sluice_rdma_cm_connect(
 	struct sluice_conn *conn, const char *peer_address, struct sluice_error *err);
 void sluice_rdma_cm_step(struct sluice_rail *rail);
+/* It could not be connected, or is over. The first reason stays. */
+void sluice_rdma_cm_fail(struct sluice_conn *conn, int status, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
 /* Tell the peer that this is the end, once. */
 void sluice_rdma_cm_disconnect(struct sluice_conn *conn);
+
+/* The device is being removed, which waits until nobody uses it: lose the lanes and let go of it.
+   Control thread (removal.c). */
+void sluice_rdma_rail_removed(struct sluice_rail *rail);
+/* -ENODEV, with what to do about it. */
+int sluice_rdma_say_removed(const struct sluice_rail *rail, struct sluice_error *err);
 
 /* The worker's. */
 uint32_t sluice_rdma_submit(

@@ -119,6 +119,7 @@ static void deregister_all(struct sluice_mem *mem)
 	for (uint32_t i = 0; i < mem->piece_count; i++) {
 		if (mem->pieces[i].mr != NULL)
 			ibv_dereg_mr(mem->pieces[i].mr);
+		mem->pieces[i].mr = NULL;
 	}
 }
 
@@ -150,8 +151,7 @@ static int explain(const struct sluice_mem *mem, int status, uint64_t pinned_bef
 			"cannot register %llu MiB with %s: this process may lock %llu KiB, and "
 			"that is not enough; set its memlock limit to %llu KiB (ulimit -l, or "
 			"LimitMEMLOCK= of its unit), which leaves %llu MiB for lanes and staging",
-			(unsigned long long)(mem->len_bytes >> 20),
-			ibv_get_device_name(mem->rail->verbs->device),
+			(unsigned long long)(mem->len_bytes >> 20), mem->rail->device_name,
 			(unsigned long long)(limit.rlim_cur >> 10),
 			(unsigned long long)(needed_bytes >> 10),
 			(unsigned long long)(RDMA_MEMLOCK_SPARE >> 20));
@@ -159,7 +159,7 @@ static int explain(const struct sluice_mem *mem, int status, uint64_t pinned_bef
 		"cannot register %llu MiB in pieces of %llu MiB with %s: %s; its limits are %llu "
 		"registrations of %llu MiB",
 		(unsigned long long)(mem->len_bytes >> 20), (1ull << mem->piece_shift) >> 20,
-		ibv_get_device_name(mem->rail->verbs->device), strerror(-status),
+		mem->rail->device_name, strerror(-status),
 		(unsigned long long)mem->rail->device.max_mr,
 		(unsigned long long)(mem->rail->device.max_mr_size >> 20));
 }
@@ -185,8 +185,7 @@ static int choose_pieces(const struct sluice_rail *rail, uint64_t len_bytes, uin
 		return sluice_fail(err, -E2BIG, "rdma-memory",
 			"%llu MiB cannot be registered with %s, which takes at most %llu MiB at a "
 			"time, in %u registrations",
-			(unsigned long long)(len_bytes >> 20),
-			ibv_get_device_name(rail->verbs->device),
+			(unsigned long long)(len_bytes >> 20), rail->device_name,
 			(unsigned long long)(max_bytes >> 20), RDMA_PIECES_MAX);
 	*ret_shift = shift;
 	return 0;
@@ -236,7 +235,7 @@ int sluice_rdma_mem_register(struct sluice_rail *rail, const struct sluice_span 
 	struct sluice_mem *mem;
 	int r;
 
-	r = check_span(rail, span, err);
+	r = rail->gone ? sluice_rdma_say_removed(rail, err) : check_span(rail, span, err);
 	if (r == 0)
 		r = find_slot(rail, &slot, err);
 	if (r == 0)
@@ -271,8 +270,8 @@ int sluice_rdma_mem_register(struct sluice_rail *rail, const struct sluice_span 
 	return 0;
 }
 
-/* Every worker has been seen outside of submit and poll. They never sleep there: it ends soon. */
-static void wait_for_workers(const struct sluice_rail *rail)
+/* They never sleep there: it ends soon. */
+void sluice_rdma_wait_for_workers(const struct sluice_rail *rail)
 {
 	for (struct sluice_conn *conn = rail->conns; conn != NULL; conn = conn->next) {
 		while (atomic_load(&conn->polling))
@@ -293,7 +292,7 @@ void sluice_rdma_mem_unregister(struct sluice_mem *mem)
 		return;
 	rail = mem->rail;
 	atomic_store(&rail->mems[mem->slot], NULL);
-	wait_for_workers(rail);
+	sluice_rdma_wait_for_workers(rail);
 	deregister_all(mem);
 	free(mem);
 	sluice_rdma_mem_drain(rail);
@@ -333,13 +332,25 @@ void sluice_rdma_mem_drain(struct sluice_rail *rail)
 		release(&rail->draining);
 	if (rail->draining != NULL || rail->retired == NULL)
 		return;
-	wait_for_workers(rail);
+	sluice_rdma_wait_for_workers(rail);
 	for (struct sluice_conn *conn = rail->conns; conn != NULL; conn = conn->next)
 		conn->drain_request = atomic_load(&conn->requests_posted);
 	rail->draining = rail->retired;
 	rail->retired = NULL;
 	if (all_drained(rail))
 		release(&rail->draining);
+}
+
+void sluice_rdma_mem_release_all(struct sluice_rail *rail)
+{
+	release(&rail->draining);
+	release(&rail->retired);
+	for (uint32_t slot = 0; slot < atomic_load(&rail->mems_end); slot++) {
+		struct sluice_mem *mem = atomic_load(&rail->mems[slot]);
+
+		if (mem != NULL)
+			deregister_all(mem);
+	}
 }
 
 /* The new registration first: a lane that runs finds a key that is good, at any time. */
@@ -378,6 +389,8 @@ int sluice_rdma_mem_discarded(
 	if (len_bytes == 0 || !sluice_range_inside(offset, len_bytes, mem->len_bytes))
 		return sluice_fail(err, -EINVAL, "rdma-memory",
 			"the discarded range is empty or not within memory %u", mem->id);
+	if (rail->gone)
+		return 0; /* it holds no pages */
 	first = (uint32_t)(offset >> mem->piece_shift);
 	last = (uint32_t)((offset + len_bytes - 1) >> mem->piece_shift);
 	for (uint32_t index = first; index <= last && r == 0; index++) {
@@ -413,7 +426,8 @@ int sluice_rdma_mem_export(const struct sluice_mem *mem, uint8_t *key, size_t ke
 		.piece_count = sluice_put32(mem->piece_count),
 	};
 	for (uint32_t i = 0; i < mem->piece_count; i++)
-		wire.rkeys[i] = sluice_put32(mem->pieces[i].mr->rkey);
+		wire.rkeys[i] =
+			sluice_put32(mem->pieces[i].mr != NULL ? mem->pieces[i].mr->rkey : 0);
 	wire.head.checksum = sluice_put64(rdma_key_checksum(&wire.head, bytes));
 	memcpy(key, &wire, bytes);
 	return (int)bytes;

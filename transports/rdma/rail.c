@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -92,8 +93,13 @@ static int open_domain(struct sluice_rail *rail, struct sluice_error *err)
 {
 	const char *name;
 
-	rail->verbs = rail->id->verbs;
-	name = ibv_get_device_name(rail->verbs->device);
+	rail->cm_verbs = rail->id->verbs;
+	name = ibv_get_device_name(rail->cm_verbs->device);
+	snprintf(rail->device_name, sizeof(rail->device_name), "%s", name);
+	rail->numa_node = sluice_rdma_numa_node(rail->cm_verbs->device);
+	rail->verbs = ibv_open_device(rail->cm_verbs->device);
+	if (rail->verbs == NULL)
+		return sluice_fail(err, -errno, "rdma-rail", "cannot open %s: %m", name);
 	if (ibv_query_device(rail->verbs, &rail->device) != 0 ||
 		ibv_query_port(rail->verbs, rail->id->port_num, &rail->port) != 0)
 		return sluice_fail(err, -EIO, "rdma-rail", "%s does not tell its limits", name);
@@ -128,9 +134,11 @@ static int watch_all(struct sluice_rail *rail, struct sluice_error *err)
 {
 	rail->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	rail->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	rail->gone_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	fcntl(rail->verbs->async_fd, F_SETFL, fcntl(rail->verbs->async_fd, F_GETFL) | O_NONBLOCK);
-	if (rail->epoll_fd < 0 || rail->wake_fd < 0 || watch(rail, rail->wake_fd) < 0 ||
-		watch(rail, rail->channel->fd) < 0 || watch(rail, rail->verbs->async_fd) < 0)
+	if (rail->epoll_fd < 0 || rail->wake_fd < 0 || rail->gone_fd < 0 ||
+		watch(rail, rail->wake_fd) < 0 || watch(rail, rail->channel->fd) < 0 ||
+		watch(rail, rail->verbs->async_fd) < 0)
 		return sluice_fail(err, -errno, "rdma-rail", "cannot watch descriptors: %m");
 	return 0;
 }
@@ -147,12 +155,16 @@ static void rail_close(struct sluice_rail *rail)
 		munmap(rail->cell, SLUICE_PAGE_BYTES);
 	if (rail->pd != NULL)
 		ibv_dealloc_pd(rail->pd);
+	if (rail->verbs != NULL)
+		ibv_close_device(rail->verbs);
 	if (rail->id != NULL)
 		rdma_destroy_id(rail->id);
 	if (rail->channel != NULL)
 		rdma_destroy_event_channel(rail->channel);
 	if (rail->wake_fd >= 0)
 		close(rail->wake_fd);
+	if (rail->gone_fd >= 0)
+		close(rail->gone_fd);
 	if (rail->epoll_fd >= 0)
 		close(rail->epoll_fd);
 	free(rail);
@@ -169,6 +181,7 @@ static int rail_open(const void *conf, const char *address, struct sluice_rail *
 	rail->conf = *(const struct rdma_conf *)conf;
 	rail->epoll_fd = -1;
 	rail->wake_fd = -1;
+	rail->gone_fd = -1;
 	if (address[0] == '\0')
 		r = choose_address(rail, err);
 	else
@@ -193,6 +206,8 @@ static int rail_listen(
 	struct sluice_inet bound = rail->address;
 	char text[SLUICE_ADDRESS_MAX];
 
+	if (rail->gone)
+		return sluice_rdma_say_removed(rail, err);
 	sluice_inet_set_port(&bound, ntohs(rdma_get_src_port(rail->id)));
 	sluice_inet_format(&bound, text);
 	if (rail->listening)
@@ -224,7 +239,7 @@ static void rail_limits(const struct sluice_rail *rail, struct sluice_rail_limit
 		.depth_max = depth_of(rail),
 		.send_bytes_max = RDMA_SEND_BYTES_MAX,
 		.link_bytes_per_s = sluice_rdma_link_bytes_per_s(&rail->port),
-		.numa_node = sluice_rdma_numa_node(rail->verbs->device),
+		.numa_node = rail->numa_node,
 		.lock_bytes_max = RDMA_MEMLOCK_SPARE,
 	};
 }

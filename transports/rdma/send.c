@@ -320,7 +320,9 @@ uint32_t sluice_rdma_submit(
 	(void)now_ns;
 	if (!conn->connected || conn->lost)
 		return 0;
-	atomic_store(&conn->polling, true); /* pairs with mem_unregister */
+	atomic_store(&conn->polling, true); /* pairs with mem_unregister, and a removal */
+	if (atomic_load(&conn->phase) != RDMA_READY)
+		count = 0; /* poll says why */
 	while (taken < count && verdict == TAKEN && !conn->lost) {
 		verdict = add(conn, &ops[taken]);
 		taken += verdict == TAKEN;

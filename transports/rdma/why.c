@@ -61,10 +61,9 @@ static const char *mistake_of(int status)
 
 void sluice_rdma_lane_why_lost(const struct sluice_conn *conn, char *text, size_t text_bytes)
 {
-	const struct ibv_context *verbs = conn->rail->verbs;
 	char peer[SLUICE_ADDRESS_MAX] = "the peer", vendor[64] = "";
 	struct sluice_inet address = conn->peer;
-	const char *name = ibv_get_device_name(verbs->device);
+	const char *name = conn->rail->device_name;
 
 	if (conn->role == SLUICE_ROLE_TARGET && conn->id != NULL) {
 		const struct sockaddr *from = rdma_get_peer_addr(conn->id);
