@@ -13,6 +13,7 @@
 #include "base/bits.h"
 #include "base/clock.h"
 #include "engine/engine.h"
+#include "engine/lane/rail_pair.h"
 #include "engine/placing.h"
 #include "engine/rails.h"
 #include "engine/security.h"
@@ -283,10 +284,18 @@ static void check_transport(struct preflight *p)
 	for (uint32_t i = 0; i < rails->lack_count; i++)
 		add(p, "transport", OK, "no %s: %s", rails->lacks[i].transport,
 			rails->lacks[i].reason);
-	for (uint32_t i = 0; i < rails->count; i++)
-		if (rails->list[i].listen_error[0] != '\0')
-			add(p, "rail", WARNING, "rail %s cannot wait for lanes: %s",
-				rails->list[i].name, rails->list[i].listen_error);
+	for (uint32_t i = 0; i < rails->count; i++) {
+		const struct sluice_engine_rail *rail = &rails->list[i];
+
+		if (rail->rail != NULL && sluice_rail_is_gone(rail->transport, rail->rail))
+			add(p, "rail", WARNING,
+				"rail %s has lost its device: it was removed, and is used again "
+				"when it is back",
+				rail->name);
+		else if (rail->listen_error[0] != '\0')
+			add(p, "rail", WARNING, "rail %s cannot wait for lanes: %s", rail->name,
+				rail->listen_error);
+	}
 }
 
 /* Where memory is registered already its own time counts; else a sample is registered now. */

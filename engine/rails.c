@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "base/text.h"
 #include "engine/engine.h"
+#include "engine/lane/rail_pair.h"
 #include "engine/security.h"
 
 #define PROBE_MAX      32u
@@ -743,6 +744,10 @@ static json_t *rail_json(const struct sluice_engine_rail *rail)
 		json_object_set_new(entry, "listens-at", json_string(rail->address));
 	if (rail->listen_error[0] != '\0')
 		json_object_set_new(entry, "error", json_string(rail->listen_error));
+	if (rail->rail != NULL && sluice_rail_is_gone(rail->transport, rail->rail))
+		json_object_set_new(entry, "error",
+			json_string("its device was removed; it is used again, with memory "
+				    "registered anew, when the device is back"));
 	return entry;
 }
 

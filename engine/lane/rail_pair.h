@@ -11,6 +11,15 @@
 
 #include <sluice/transport.h>
 
+/* Its NIC was removed and is not back. */
+static inline bool sluice_rail_is_gone(
+	const struct sluice_transport *transport, const struct sluice_rail *rail)
+{
+	const struct sluice_rail_stats *stats = transport->rail_stats(rail);
+
+	return stats->returns < stats->removals;
+}
+
 /* How a pair reaches the memory of one region; index = region index of the ledger. */
 struct sluice_lane_region {
 	const struct sluice_mem *mem; /* local registration, or NULL */

@@ -201,6 +201,8 @@ void source_on_rail(struct sluice_source *s, const json_t *message);
 int source_choose_rails(struct sluice_source *s, const json_t *message); /* `welcome` */
 int source_update_rails(struct sluice_source *s, const json_t *message); /* `resumed` */
 uint32_t source_pair_to_try(struct sluice_source *s, uint32_t lane);
+/* Those of ours whose device was removed, as part of a sentence; "": none. */
+void source_gone_rails(const struct sluice_source *s, char *text, size_t text_bytes);
 void source_forget_rails(struct sluice_source *s);
 /* The keys of a region that was added, of every rail; *s->error says what is wrong. */
 int source_import_keys(struct sluice_source *s, uint32_t region, const json_t *message);
@@ -213,6 +215,8 @@ void source_on_fenced(struct sluice_source *s, const json_t *message);
 void source_on_lane_ticket(struct sluice_source *s, const json_t *message);
 void source_read_mailboxes(struct sluice_source *s);
 void source_lose_lanes(struct sluice_source *s);
+/* Those over a pair of rails whose keys are void. */
+void source_lose_lanes_over(struct sluice_source *s, uint32_t pair);
 void source_reclaim_lanes(
 	struct sluice_source *s); /* all are fenced: close them, open them again */
 void source_step_lanes(struct sluice_source *s, uint64_t now_ns);

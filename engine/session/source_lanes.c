@@ -88,6 +88,17 @@ static void lane_lost(struct sluice_source *s, uint32_t lane, int status, bool e
 	source_activate_when_ready(s);
 }
 
+void source_lose_lanes_over(struct sluice_source *s, uint32_t pair)
+{
+	for (uint32_t lane = 0; lanes_wanted(s) && lane < s->conf.lanes; lane++) {
+		struct sluice_lane_slot *slot = slot_of(s, lane);
+
+		if (slot->lane != NULL && slot->pair == pair &&
+			slot->standing != SLUICE_LANE_FENCING)
+			lane_lost(s, lane, -ECONNRESET, false);
+	}
+}
+
 /* With the peer link go all lanes: nobody could fence one, or say what it brought. */
 void source_lose_lanes(struct sluice_source *s)
 {
@@ -308,6 +319,8 @@ static bool may_reopen(const struct sluice_source *s, const struct sluice_lane_s
 
 static void watch_all(struct sluice_source *s, uint64_t now_ns)
 {
+	char gone[128];
+
 	if (count_standing(s, SLUICE_LANE_ACTIVE) > 0) {
 		s->lanes_gone_ns = 0;
 		if (s->pause == PAUSE_LANES)
@@ -316,9 +329,11 @@ static void watch_all(struct sluice_source *s, uint64_t now_ns)
 	}
 	if (s->lanes_gone_ns == 0)
 		s->lanes_gone_ns = now_ns;
-	if (s->pause == PAUSE_NONE && sluice_has_passed(now_ns, s->lanes_gone_ns, REASON_NS))
-		source_set_pause(s, PAUSE_LANES, "all %u lanes were lost; the last one: %s",
-			s->conf.lanes, s->last_lane_why);
+	if (s->pause == PAUSE_NONE && sluice_has_passed(now_ns, s->lanes_gone_ns, REASON_NS)) {
+		source_gone_rails(s, gone, sizeof(gone));
+		source_set_pause(s, PAUSE_LANES, "all %u lanes were lost%s; the last one: %s",
+			s->conf.lanes, gone, s->last_lane_why);
+	}
 }
 
 void source_step_lanes(struct sluice_source *s, uint64_t now_ns)

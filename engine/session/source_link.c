@@ -173,7 +173,7 @@ void sluice_source_peer_message(struct sluice_source *s, const json_t *message)
 		void (*handle)(struct sluice_source *s, const json_t *message);
 		bool resuming; /* also between resume and resumed */
 	} table[] = {
-		{"rail", IN(SETUP), source_on_rail},
+		{"rail", OURS, source_on_rail},
 		{"welcome", IN(SETUP), source_on_welcome},
 		{"refuse", OURS, on_refuse, true},
 		{"resumed", OURS, source_on_resumed, true},

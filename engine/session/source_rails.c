@@ -30,28 +30,6 @@ static int bad_rail(struct sluice_source *s, const char *text)
 		&s->error, SLUICE_SCOPE_SESSION, -EPROTO, "rail", "the peer %s", text);
 }
 
-void source_on_rail(struct sluice_source *s, const json_t *message)
-{
-	uint32_t index = (uint32_t)json_integer_value(json_object_get(message, "rail"));
-	const json_t *keys = json_object_get(message, "keys");
-	int r = 0;
-
-	SLUICE_ASSERT(index < SLUICE_RAILS_MAX); /* by the schema */
-	if (s->conf.outbox != NULL)
-		r = bad_rail(s, "told a rail behind its welcome");
-	else if (s->peer_rails[index].said != NULL)
-		r = bad_rail(s, "told one rail twice");
-	else if (json_array_size(keys) != s->hello_regions)
-		r = bad_rail(s, "told a rail with keys of other regions than were asked for");
-	if (r < 0) {
-		source_fail(s, &s->error);
-		return;
-	}
-	s->peer_rails[index].said = json_incref((json_t *)(uintptr_t)message);
-	snprintf(s->peer_rails[index].address, SLUICE_ADDRESS_MAX, "%s",
-		text_of(message, "address"));
-}
-
 /* ---- which transport ---- */
 
 static bool peer_has(const struct sluice_source *s, uint32_t index, const char *transport)
@@ -234,6 +212,80 @@ void source_forget_keys(struct sluice_source *s, uint32_t region)
 	}
 }
 
+static int renew_pair(struct sluice_source *s, uint32_t index, const json_t *message)
+{
+	struct sluice_rail_pair *pair = &s->pairs[index];
+	const json_t *key, *keys = json_object_get(message, "keys");
+	struct sluice_remote *remote;
+	size_t i;
+	int r;
+
+	source_lose_lanes_over(s, index);
+	memcpy(pair->peer_address, s->peer_rails[pair->theirs].address, SLUICE_ADDRESS_MAX);
+	r = import_key(s, pair->rail, text_of(message, "staging-key"), &remote);
+	if (r < 0)
+		return r;
+	s->transport->mem_forget(s->stagings[index]);
+	pair->staging = s->stagings[index] = remote;
+	json_array_foreach (keys, i, key) {
+		/* One that is coming or going has no key at one of the ends. */
+		if (s->remotes[index][i] == NULL || *json_string_value(key) == '\0')
+			continue;
+		r = import_key(s, pair->rail, json_string_value(key), &remote);
+		if (r < 0)
+			return r;
+		s->transport->mem_forget(s->remotes[index][i]);
+		s->regions[index][i].remote = s->remotes[index][i] = remote;
+	}
+	return 0;
+}
+
+/* The device of a rail of the target's was gone and is back: its keys are others now. */
+static void rail_renewed(struct sluice_source *s, uint32_t index, const json_t *message)
+{
+	struct source_peer_rail *rail = &s->peer_rails[index];
+	int r = 0;
+
+	if (s->state > SOURCE_DRAIN)
+		return; /* it crossed `finish`: nothing goes over it any more */
+	if (rail->said == NULL ||
+		strcmp(text_of(rail->said, "transport"), text_of(message, "transport")) != 0)
+		r = bad_rail(s, "told a rail behind its welcome");
+	if (r == 0) {
+		snprintf(rail->address, sizeof(rail->address), "%s", text_of(message, "address"));
+		r = check_ways(s, s->transport);
+	}
+	for (uint32_t i = 0; i < s->pair_count && r == 0; i++)
+		if (s->pairs[i].theirs == index)
+			r = renew_pair(s, i, message);
+	if (r < 0)
+		source_fail(s, &s->error);
+}
+
+void source_on_rail(struct sluice_source *s, const json_t *message)
+{
+	uint32_t index = (uint32_t)json_integer_value(json_object_get(message, "rail"));
+	const json_t *keys = json_object_get(message, "keys");
+	int r = 0;
+
+	SLUICE_ASSERT(index < SLUICE_RAILS_MAX); /* by the schema */
+	if (s->conf.outbox != NULL) {
+		rail_renewed(s, index, message);
+		return;
+	}
+	if (s->peer_rails[index].said != NULL)
+		r = bad_rail(s, "told one rail twice");
+	else if (json_array_size(keys) != s->hello_regions)
+		r = bad_rail(s, "told a rail with keys of other regions than were asked for");
+	if (r < 0) {
+		source_fail(s, &s->error);
+		return;
+	}
+	s->peer_rails[index].said = json_incref((json_t *)(uintptr_t)message);
+	snprintf(s->peer_rails[index].address, SLUICE_ADDRESS_MAX, "%s",
+		text_of(message, "address"));
+}
+
 static void make_pairs(struct sluice_source *s)
 {
 	uint32_t ours[SLUICE_RAILS_MAX], theirs[SLUICE_RAILS_MAX], our_count = 0, their_count = 0;
@@ -383,6 +435,20 @@ uint32_t source_pair_to_try(struct sluice_source *s, uint32_t lane)
 }
 
 /* ---- telling ---- */
+
+void source_gone_rails(const struct sluice_source *s, char *text, size_t text_bytes)
+{
+	size_t used = 0;
+
+	text[0] = '\0';
+	for (uint32_t i = 0; i < s->conf.rail_count && used < text_bytes; i++)
+		if (s->conf.rails[i].transport == s->transport && s->conf.rails[i].rail != NULL &&
+			sluice_rail_is_gone(s->transport, s->conf.rails[i].rail))
+			used += (size_t)snprintf(text + used, text_bytes - used, "%s%s",
+				used == 0 ? " (device removed: " : ", ", s->conf.rails[i].name);
+	if (used > 0 && used < text_bytes)
+		snprintf(text + used, text_bytes - used, ")");
+}
 
 void source_rails_json(const struct sluice_source *s, json_t *reply)
 {

@@ -66,6 +66,7 @@ struct sluice_target {
 	struct sluice_lane_set lanes;
 	struct sluice_rail_pair pairs[SLUICE_RAILS_MAX]; /* one per rail of the session */
 	uint32_t told_rails; /* set of those that the source knows of */
+	uint64_t told_returns[SLUICE_RAILS_MAX]; /* how often each had come back when it was told */
 	struct target_device devices[SLUICE_DEVICES_MAX];
 	uint32_t device_count;
 	uint8_t held_from[SLUICE_SLOTS_MAX]; /* 1 + the lane that brought it; 0: no credit is due */
@@ -110,6 +111,9 @@ void target_say_welcome(struct sluice_target *t);
 bool target_rail_is_wanted(
 	const struct sluice_session_conf *conf, uint32_t index, const json_t *hello);
 void target_say_rails(struct sluice_target *t, const json_t *hello); /* before the welcome */
+/* Ahead of a ticket for it: its keys are void when its device was gone, and are told anew. */
+void target_say_rail_anew(struct sluice_target *t, uint32_t rail);
+void target_rails_resumed(struct sluice_target *t); /* what was told anew may not have arrived */
 bool target_offers(const struct sluice_target *t, uint32_t rail); /* it was told to the source */
 json_t *target_rail_addresses(const struct sluice_target *t); /* of those that were told */
 json_t *target_region_keys(const struct sluice_target *t, uint32_t region); /* with those */

@@ -61,6 +61,7 @@ void target_on_lane_open(struct sluice_target *t, const json_t *message)
 			lane, rail);
 		return;
 	}
+	target_say_rail_anew(t, rail);
 	reply = json_pack("{s:s, s:I, s:I}", "type", "lane-ticket", "lane", (json_int_t)lane,
 		"epoch", (json_int_t)epoch);
 	if (t->lanes.slots[lane].standing == SLUICE_LANE_CLOSED &&

@@ -63,20 +63,44 @@ json_t *target_rail_addresses(const struct sluice_target *t)
 	return rails;
 }
 
+static uint64_t returns_of(const struct sluice_target *t, uint32_t index)
+{
+	const struct sluice_session_rail *rail = &t->conf.rails[index];
+
+	return rail->transport->rail_stats(rail->rail)->returns;
+}
+
+/* By the source's numbers; a region that is not here has none. */
+static json_t *keys_of(const struct sluice_target *t, uint32_t index)
+{
+	const struct sluice_session_rail *rail = &t->conf.rails[index];
+	json_t *keys = json_array();
+	uint32_t count = WIRE_MAX;
+
+	while (count > 0 && t->wire[count - 1].standing != WIRE_HERE)
+		count--;
+	for (uint32_t n = 0; n < count; n++) {
+		const struct sluice_session_region *region = &t->conf.regions[t->wire[n].region];
+
+		json_array_append_new(
+			keys, t->wire[n].standing == WIRE_HERE
+				      ? export_key(rail->transport, region->mems[index])
+				      : json_string(""));
+	}
+	return keys;
+}
+
 static void say_rail(struct sluice_target *t, uint32_t index)
 {
 	const struct sluice_session_rail *rail = &t->conf.rails[index];
 	char address[SLUICE_ADDRESS_MAX];
-	json_t *keys = json_array();
 
-	for (uint32_t i = 0; i < t->conf.region_count; i++)
-		json_array_append_new(
-			keys, export_key(rail->transport, t->conf.regions[i].mems[index]));
 	address_of(t, index, address);
-	target_send(t,
-		json_pack("{s:s, s:I, s:s, s:s, s:o, s:o}", "type", "rail", "rail",
-			(json_int_t)index, "transport", rail->transport->name, "address", address,
-			"keys", keys, "staging-key", export_key(rail->transport, rail->staging)));
+	t->told_returns[index] = returns_of(t, index);
+	target_send(t, json_pack("{s:s, s:I, s:s, s:s, s:o, s:o}", "type", "rail", "rail",
+			       (json_int_t)index, "transport", rail->transport->name, "address",
+			       address, "keys", keys_of(t, index), "staging-key",
+			       export_key(rail->transport, rail->staging)));
 }
 
 json_t *target_region_keys(const struct sluice_target *t, uint32_t region)
@@ -100,6 +124,19 @@ void target_say_rails(struct sluice_target *t, const json_t *hello)
 			say_rail(t, i);
 		}
 	}
+}
+
+void target_say_rail_anew(struct sluice_target *t, uint32_t rail)
+{
+	if (t->told_returns[rail] != returns_of(t, rail))
+		say_rail(t, rail);
+}
+
+void target_rails_resumed(struct sluice_target *t)
+{
+	for (uint32_t i = 0; i < t->conf.rail_count; i++)
+		if (target_offers(t, i) && returns_of(t, i) > 0)
+			t->told_returns[i] = UINT64_MAX;
 }
 
 void target_rails_json(const struct sluice_target *t, json_t *reply)

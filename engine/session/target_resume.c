@@ -88,6 +88,7 @@ void target_on_resume(struct sluice_target *t, const json_t *message)
 		return;
 	if (!SLUICE_PLANTED(RESUME_WITHOUT_FENCE))
 		sluice_lane_set_close_all(&t->lanes);
+	target_rails_resumed(t);
 	say_resumed(t);
 	target_prepare_when_loaded(t);
 }

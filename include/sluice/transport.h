@@ -190,6 +190,9 @@ struct sluice_rail_stats {
 	uint64_t registered_bytes; /* their bytes, */
 	uint64_t register_ns; /* the time that they took, */
 	uint64_t registered_last_ns; /* and when the last was made; CLOCK_MONOTONIC, 0: none */
+	uint64_t removals; /* its NIC was removed, which loses every lane, */
+	uint64_t returns; /* and came back: with less of these it is gone. Memory is registered
+			     anew then, so keys that were exported before are void */
 };
 
 struct sluice_transport {

@@ -378,14 +378,25 @@ class HostilePeer(LabTest):
                 ("a rail with a key that is no hexadecimal", {"keys": ["xyz"]}, "not hexadecimal"),
                 ("a rail with a key too few", {"keys": []}, "other regions"),
                 ("a rail of another transport", {"transport": "rdma"}, "offers no rail of"),
-                ("a rail that is told twice", {"twice": True}, "told one rail twice")):
+                ("a rail that is told twice", {"twice": True}, "told one rail twice"),
+                ("a rail behind the welcome", {"again": {"rail": 5}}, "behind its welcome"),
+                ("a rail that is told anew, of another transport", {"again": {"transport": "rdma"}},
+                 "behind its welcome"),
+                ("a rail that is told anew, at no address", {"again": {"address": "nowhere"}},
+                 "nowhere"),
+                ("a rail that is told anew, with a key that is no key",
+                 {"again": {"keys": ["00" * 32]}}, "key"),
+                ("a rail that is told anew, with a staging key that is no hexadecimal",
+                 {"again": {"staging-key": "xyz"}}, "not hexadecimal")):
             other, welcome = self.begin(self.target.incoming())
+            change = dict(change)
+            again = [{**other.rail, **change.pop("again")}] if "again" in change else []
             for name, value in change.items():
                 message = welcome if name in welcome else other.rail
                 message[name] = value(message[name]) if callable(value) else value
             twice = other.rail.pop("twice", False)
             with self.subTest(what), other, self.migrating(server) as peer:
-                for message in (other.rail, other.rail) if twice else (other.rail, welcome):
+                for message in (other.rail, other.rail if twice else welcome, *again):
                     peer.say(message)
                 text = self.fails()
                 self.assertIn(words, text)

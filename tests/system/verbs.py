@@ -18,7 +18,7 @@ import types
 
 import lab as lab_module
 from hand import MIB, PAGE, Engine, answer_source, memfd, migrate_by_hand
-from lab import ENDED, PATIENT, LabTest, guest, lane_settings, wait_until
+from lab import ENDED, PATIENT, LabTest, guest, lane_settings, migrate, wait_until
 from qmp import PATIENCE_S, QmpError
 
 HUGE = 2 * MIB
@@ -203,10 +203,59 @@ class Removal(LabTest):
         wait_until("its lanes are lost", lambda: self.query(source)["lanes-lost"] >= 2)
         wait_until("one of them goes by the other rail", lambda: sum(
             lane["state"] == "active" for lane in source.engine_command("query-lanes")) == 3)
-        lost = [lane for lane in (source if device.endswith("a") else target)
-                .engine_command("query-lanes") if lane["state"] != "active"]
-        print(f"  {lost}", flush=True)
+        lost = next(lane for lane in source.engine_command("query-lanes") if lane["state"] != "active")
+        print(f"  {lost['why-lost']}", flush=True)
         self.assertEqual(self.arrive(source, target)["pauses"], 0)
+
+    def both(self, *devices):
+        """All rails of one host are gone: it waits, and goes on when they are back."""
+        source, target = self.begin()
+        for device in devices:
+            self.remove(device)
+        reply = wait_until("it pauses", lambda: self.query(source)["status"] == "paused" and
+                           self.query(source))
+        print(f"  {reply['pause-reason']}", flush=True)
+        begin = source.ops()
+        here = source if devices[0].endswith("a") else target
+        for rail in here.engine_command("query-placement")["rails"]:
+            self.assertIn("device was removed", rail["error"])
+        told = " ".join(check["text"] for check in here.engine_command("preflight")["checks"])
+        self.assertIn("has lost its device", told)
+        time.sleep(DARK_S)
+        self.assertEqual(self.query(source)["status"], "paused")
+        self.assertGreater(source.ops(), begin)
+        for device in devices:
+            self.bring_back(device)
+        wait_until("it goes on", lambda: self.query(source)["status"] == "active")
+        wait_until("all lanes are back", lambda: sum(
+            lane["state"] == "active" for lane in source.engine_command("query-lanes")) == 4)
+        self.assertEqual(self.arrive(source, target)["pauses"], 1)
+        for rail in here.engine_command("query-placement")["rails"]:
+            self.assertNotIn("error", rail)
+        return reply["pause-reason"]
+
+    def test_both_at_the_source(self):
+        reason = self.both("rxe0a", "rxe1a")
+        for word in ("10.77.0.1", "10.77.1.1", "device removed", "rxe"):
+            self.assertIn(word, reason)
+
+    def test_both_at_the_target(self):
+        self.both("rxe0b", "rxe1b")
+
+    def test_idle(self):
+        """No migration has been, and the memory's registrations are in the way."""
+        options = guest(vcpus=1, pattern="uniform", track_after_resume="yes")
+        source = self.lab.host("source", **options)
+        target = self.lab.host("target", incoming="yes", **options)
+        source.wait_ready()
+        for device in ("rxe0a", "rxe0b"):
+            self.remove(device)
+            self.bring_back(device)
+        for host in (source, target):
+            wait_until("its rail is back", lambda host=host: "error" not in
+                       host.engine_command("query-placement")["rails"][0])
+        migrate(source, target)
+        target.verify_against(source)
 
     def test_one_of_two_at_the_source(self):
         self.one_of_two("rxe1a")

@@ -461,7 +461,7 @@ void sluice_rdma_cm_step(struct sluice_rail *rail)
 
 	if (read(rail->wake_fd, &count, sizeof(count)) < 0)
 		SLUICE_ASSERT(errno == EAGAIN);
-	if (rail->gone)
+	if (rail->id == NULL)
 		return;
 	for (int i = 0; i < RDMA_STEP_EVENTS_MAX && !removed && next_news(rail, &news); i++) {
 		removed = is_removal(rail, &news);
@@ -472,7 +472,7 @@ void sluice_rdma_cm_step(struct sluice_rail *rail)
 		else if (news.id->context != NULL)
 			on_lane_event(news.id->context, &news);
 	}
-	if (removed || read_device_events(rail)) {
+	if (removed || (!rail->gone && read_device_events(rail))) {
 		sluice_rdma_rail_removed(rail);
 		return;
 	}

@@ -83,12 +83,13 @@ struct rdma_retired {
 
 struct sluice_rail {
 	struct rdma_conf conf;
-	struct sluice_inet address;
+	struct sluice_inet address; /* from its first moment on with the port that it has */
 	bool listening;
-	int epoll_fd; /* the three below */
+	int epoll_fd; /* what wakes rail_step */
 	int wake_fd; /* eventfd: a worker lost its lane */
 	int gone_fd; /* eventfd, readable for good once the device is gone: wakes every worker */
 	bool gone; /* the device was removed; what the kernel counts is let go of (removal.c) */
+	int return_fd; /* timerfd: while it is gone, when to look whether it is back */
 	char device_name[SLUICE_RAIL_NAME_MAX];
 	int numa_node;
 	struct rdma_event_channel *channel;
@@ -117,6 +118,8 @@ void sluice_rdma_mem_drain(struct sluice_rail *rail);
 void sluice_rdma_wait_for_workers(const struct sluice_rail *rail);
 /* The device is gone: let go of every registration; mems stay, empty. Control thread. */
 void sluice_rdma_mem_release_all(struct sluice_rail *rail);
+/* It is back: fill them again. */
+int sluice_rdma_mem_renew_all(struct sluice_rail *rail);
 int sluice_rdma_mem_register(struct sluice_rail *rail, const struct sluice_span *span,
 	uint32_t access, struct sluice_mem **ret_mem, struct sluice_error *err);
 void sluice_rdma_mem_unregister(struct sluice_mem *mem);
@@ -277,6 +280,14 @@ void sluice_rdma_cm_disconnect(struct sluice_conn *conn);
 /* The device is being removed, which waits until nobody uses it: lose the lanes and let go of it.
    Control thread (removal.c). */
 void sluice_rdma_rail_removed(struct sluice_rail *rail);
+/* While it is gone, about once a second: take the device back if it is there. Control thread. */
+void sluice_rdma_rail_return(struct sluice_rail *rail);
+/* The address, and with it the device (rail.c). */
+int sluice_rdma_rail_bind(struct sluice_rail *rail, struct sluice_error *err);
+/* A context and a domain of the rail's own; NULL-safe closer. */
+int sluice_rdma_domain_open(struct sluice_rail *rail, struct sluice_error *err);
+void sluice_rdma_domain_close(struct sluice_rail *rail);
+int sluice_rdma_rail_watch(struct sluice_rail *rail, int fd);
 /* -ENODEV, with what to do about it. */
 int sluice_rdma_say_removed(const struct sluice_rail *rail, struct sluice_error *err);
 

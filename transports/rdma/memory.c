@@ -235,7 +235,7 @@ int sluice_rdma_mem_register(struct sluice_rail *rail, const struct sluice_span 
 	struct sluice_mem *mem;
 	int r;
 
-	r = rail->gone ? sluice_rdma_say_removed(rail, err) : check_span(rail, span, err);
+	r = check_span(rail, span, err);
 	if (r == 0)
 		r = find_slot(rail, &slot, err);
 	if (r == 0)
@@ -255,14 +255,15 @@ int sluice_rdma_mem_register(struct sluice_rail *rail, const struct sluice_span 
 	mem->address = (uintptr_t)span->addr & ADDRESS_MASK;
 	mem->piece_shift = shift;
 	mem->piece_count = count;
-	r = register_all(mem);
+	r = rail->gone ? 0 : register_all(mem); /* gone: when it is back */
 	if (r < 0) {
 		r = explain(mem, r, pinned_before_bytes, err);
 		deregister_all(mem);
 		free(mem);
 		return r;
 	}
-	count_registrations(rail, count, mem->len_bytes, start_ns);
+	if (!rail->gone)
+		count_registrations(rail, count, mem->len_bytes, start_ns);
 	atomic_store(&rail->mems[slot], mem);
 	if (slot >= atomic_load(&rail->mems_end))
 		atomic_store_explicit(&rail->mems_end, slot + 1, memory_order_release);
@@ -351,6 +352,23 @@ void sluice_rdma_mem_release_all(struct sluice_rail *rail)
 		if (mem != NULL)
 			deregister_all(mem);
 	}
+}
+
+int sluice_rdma_mem_renew_all(struct sluice_rail *rail)
+{
+	int r = 0;
+
+	for (uint32_t slot = 0; slot < atomic_load(&rail->mems_end) && r == 0; slot++) {
+		struct sluice_mem *mem = atomic_load(&rail->mems[slot]);
+		uint64_t start_ns = sluice_now_ns();
+
+		if (mem == NULL)
+			continue;
+		r = register_all(mem);
+		if (r == 0)
+			count_registrations(rail, mem->piece_count, mem->len_bytes, start_ns);
+	}
+	return r;
 }
 
 /* The new registration first: a lane that runs finds a key that is good, at any time. */

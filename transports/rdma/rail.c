@@ -11,6 +11,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "base/assert.h"
@@ -64,36 +65,46 @@ static int choose_address(struct sluice_rail *rail, struct sluice_error *err)
 		rails[0].device, rails[0].note);
 }
 
-static int bind_rail(struct sluice_rail *rail, struct sluice_error *err)
+static int open_channel(struct sluice_rail *rail, struct sluice_error *err)
 {
-	char text[SLUICE_ADDRESS_MAX];
-	int r;
-
 	rail->channel = rdma_create_event_channel();
 	if (rail->channel == NULL)
 		return sluice_fail(err, errno == ENODEV ? -ENODEV : -errno, "rdma-rail",
 			"this host has no RDMA connection manager (%m); load the module rdma_ucm");
 	fcntl(rail->channel->fd, F_SETFL, fcntl(rail->channel->fd, F_GETFL) | O_NONBLOCK);
-	if (rdma_create_id(rail->channel, &rail->id, NULL, RDMA_PS_TCP) < 0)
-		return sluice_fail(err, -errno, "rdma-rail", "cannot create an RDMA id: %m");
-	sluice_inet_format(&rail->address, text);
-	r = rdma_bind_addr(rail->id, &rail->address.u.any) < 0 ? -errno : 0;
-	if (r == -EADDRINUSE)
-		return sluice_fail(err, r, "rdma-rail",
-			"%s is in use by another program; choose another port", text);
-	if (r < 0 || rail->id->verbs == NULL)
-		return sluice_fail(err, r < 0 ? r : -ENODEV, "rdma-rail",
-			"%s is not an address of an RDMA port of this host; `sluice preflight` "
-			"lists them",
-			text);
 	return 0;
 }
 
-static int open_domain(struct sluice_rail *rail, struct sluice_error *err)
+int sluice_rdma_rail_bind(struct sluice_rail *rail, struct sluice_error *err)
+{
+	char text[SLUICE_ADDRESS_MAX];
+	int r;
+
+	if (rdma_create_id(rail->channel, &rail->id, NULL, RDMA_PS_TCP) < 0) {
+		rail->id = NULL;
+		return sluice_fail(err, -errno, "rdma-rail", "cannot create an RDMA id: %m");
+	}
+	sluice_inet_format(&rail->address, text);
+	r = rdma_bind_addr(rail->id, &rail->address.u.any) < 0 ? -errno : 0;
+	rail->cm_verbs = r == 0 ? rail->id->verbs : NULL;
+	if (rail->cm_verbs != NULL) {
+		sluice_inet_set_port(&rail->address, ntohs(rdma_get_src_port(rail->id)));
+		return 0;
+	}
+	rdma_destroy_id(rail->id);
+	rail->id = NULL;
+	if (r == -EADDRINUSE)
+		return sluice_fail(err, r, "rdma-rail",
+			"%s is in use by another program; choose another port", text);
+	return sluice_fail(err, r < 0 ? r : -ENODEV, "rdma-rail",
+		"%s is not an address of an RDMA port of this host; `sluice preflight` lists them",
+		text);
+}
+
+int sluice_rdma_domain_open(struct sluice_rail *rail, struct sluice_error *err)
 {
 	const char *name;
 
-	rail->cm_verbs = rail->id->verbs;
 	name = ibv_get_device_name(rail->cm_verbs->device);
 	snprintf(rail->device_name, sizeof(rail->device_name), "%s", name);
 	rail->numa_node = sluice_rdma_numa_node(rail->cm_verbs->device);
@@ -107,12 +118,6 @@ static int open_domain(struct sluice_rail *rail, struct sluice_error *err)
 	if (rail->pd == NULL)
 		return sluice_fail(
 			err, -errno, "rdma-rail", "%s has no protection domain left: %m", name);
-	rail->cell = mmap(NULL, SLUICE_PAGE_BYTES, PROT_READ | PROT_WRITE,
-		MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (rail->cell == MAP_FAILED) {
-		rail->cell = NULL;
-		return sluice_fail(err, -ENOMEM, "rdma-rail", "out of memory");
-	}
 	rail->cell_mr =
 		ibv_reg_mr(rail->pd, rail->cell, sizeof(*rail->cell), IBV_ACCESS_REMOTE_READ);
 	if (rail->cell_mr == NULL)
@@ -123,7 +128,31 @@ static int open_domain(struct sluice_rail *rail, struct sluice_error *err)
 	return 0;
 }
 
-static int watch(struct sluice_rail *rail, int fd)
+void sluice_rdma_domain_close(struct sluice_rail *rail)
+{
+	if (rail->cell_mr != NULL)
+		ibv_dereg_mr(rail->cell_mr);
+	rail->cell_mr = NULL;
+	if (rail->pd != NULL)
+		ibv_dealloc_pd(rail->pd);
+	rail->pd = NULL;
+	if (rail->verbs != NULL)
+		ibv_close_device(rail->verbs);
+	rail->verbs = NULL;
+}
+
+static int open_cell(struct sluice_rail *rail, struct sluice_error *err)
+{
+	void *addr = mmap(NULL, SLUICE_PAGE_BYTES, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (addr == MAP_FAILED)
+		return sluice_fail(err, -ENOMEM, "rdma-rail", "out of memory");
+	rail->cell = addr;
+	return 0;
+}
+
+int sluice_rdma_rail_watch(struct sluice_rail *rail, int fd)
 {
 	struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
 
@@ -135,10 +164,13 @@ static int watch_all(struct sluice_rail *rail, struct sluice_error *err)
 	rail->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	rail->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	rail->gone_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	rail->return_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
 	fcntl(rail->verbs->async_fd, F_SETFL, fcntl(rail->verbs->async_fd, F_GETFL) | O_NONBLOCK);
-	if (rail->epoll_fd < 0 || rail->wake_fd < 0 || rail->gone_fd < 0 ||
-		watch(rail, rail->wake_fd) < 0 || watch(rail, rail->channel->fd) < 0 ||
-		watch(rail, rail->verbs->async_fd) < 0)
+	if (rail->epoll_fd < 0 || rail->wake_fd < 0 || rail->gone_fd < 0 || rail->return_fd < 0 ||
+		sluice_rdma_rail_watch(rail, rail->return_fd) < 0 ||
+		sluice_rdma_rail_watch(rail, rail->wake_fd) < 0 ||
+		sluice_rdma_rail_watch(rail, rail->channel->fd) < 0 ||
+		sluice_rdma_rail_watch(rail, rail->verbs->async_fd) < 0)
 		return sluice_fail(err, -errno, "rdma-rail", "cannot watch descriptors: %m");
 	return 0;
 }
@@ -149,20 +181,17 @@ static void rail_close(struct sluice_rail *rail)
 		return;
 	SLUICE_ASSERT(rail->conns == NULL);
 	sluice_rdma_mem_drain(rail);
-	if (rail->cell_mr != NULL)
-		ibv_dereg_mr(rail->cell_mr);
+	sluice_rdma_domain_close(rail);
 	if (rail->cell != NULL)
 		munmap(rail->cell, SLUICE_PAGE_BYTES);
-	if (rail->pd != NULL)
-		ibv_dealloc_pd(rail->pd);
-	if (rail->verbs != NULL)
-		ibv_close_device(rail->verbs);
 	if (rail->id != NULL)
 		rdma_destroy_id(rail->id);
 	if (rail->channel != NULL)
 		rdma_destroy_event_channel(rail->channel);
 	if (rail->wake_fd >= 0)
 		close(rail->wake_fd);
+	if (rail->return_fd >= 0)
+		close(rail->return_fd);
 	if (rail->gone_fd >= 0)
 		close(rail->gone_fd);
 	if (rail->epoll_fd >= 0)
@@ -182,14 +211,19 @@ static int rail_open(const void *conf, const char *address, struct sluice_rail *
 	rail->epoll_fd = -1;
 	rail->wake_fd = -1;
 	rail->gone_fd = -1;
+	rail->return_fd = -1;
 	if (address[0] == '\0')
 		r = choose_address(rail, err);
 	else
 		r = sluice_inet_parse(address, &rail->address, err);
 	if (r == 0)
-		r = bind_rail(rail, err);
+		r = open_channel(rail, err);
 	if (r == 0)
-		r = open_domain(rail, err);
+		r = sluice_rdma_rail_bind(rail, err);
+	if (r == 0)
+		r = open_cell(rail, err);
+	if (r == 0)
+		r = sluice_rdma_domain_open(rail, err);
 	if (r == 0)
 		r = watch_all(rail, err);
 	if (r < 0) {
@@ -203,13 +237,11 @@ static int rail_open(const void *conf, const char *address, struct sluice_rail *
 static int rail_listen(
 	struct sluice_rail *rail, char ret_address[SLUICE_ADDRESS_MAX], struct sluice_error *err)
 {
-	struct sluice_inet bound = rail->address;
 	char text[SLUICE_ADDRESS_MAX];
 
 	if (rail->gone)
 		return sluice_rdma_say_removed(rail, err);
-	sluice_inet_set_port(&bound, ntohs(rdma_get_src_port(rail->id)));
-	sluice_inet_format(&bound, text);
+	sluice_inet_format(&rail->address, text);
 	if (rail->listening)
 		return sluice_fail(err, -EALREADY, "rdma-rail", "%s listens already", text);
 	if (rdma_listen(rail->id, RDMA_BACKLOG) < 0)
@@ -248,6 +280,8 @@ static void rail_step(struct sluice_rail *rail, uint64_t now_ns)
 {
 	(void)now_ns;
 	sluice_rdma_cm_step(rail);
+	if (rail->gone)
+		sluice_rdma_rail_return(rail);
 	if (rail->draining != NULL || rail->retired != NULL)
 		sluice_rdma_mem_drain(rail);
 }
