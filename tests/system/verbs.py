@@ -11,20 +11,19 @@ import mmap
 import os
 import re
 import shutil
+import signal
+import subprocess
 import tempfile
-import time
 import types
 
 import lab as lab_module
-from hand import MIB, PAGE, Engine, answer_source, memfd, migrate_by_hand
+from hand import MIB, PAGE, ROOT, Engine, answer_source, memfd, migrate_by_hand
 from lab import ENDED, PATIENT, LabTest, guest, lane_settings, wait_until
 from qmp import PATIENCE_S, QmpError
 
 HUGE = 2 * MIB
 NOBODY = 65534
 MEMLOCK = 8 * MIB
-DARK_S = 4
-FAR_END = "/proc/sys/net/ipv4/conf/rail0b/accept_local"
 
 
 def write_setting(path, value):
@@ -33,14 +32,16 @@ def write_setting(path, value):
 
 
 @contextlib.contextmanager
-def dead_wire():
-    """The far end of the cable takes no packet of this host; nobody is told."""
+def dead_wires(*rails):
+    """The far ends of these cables take no packet of this host; nobody is told."""
     write_setting("/proc/sys/net/ipv4/conf/all/accept_local", "0")
-    write_setting(FAR_END, "0")
+    for rail in rails:
+        write_setting(f"/proc/sys/net/ipv4/conf/rail{rail}b/accept_local", "0")
     try:
         yield
     finally:
-        write_setting(FAR_END, "1")
+        for rail in rails:
+            write_setting(f"/proc/sys/net/ipv4/conf/rail{rail}b/accept_local", "1")
 
 
 class Memlock(LabTest):
@@ -110,38 +111,86 @@ class Discards(LabTest):
             self.assertNotEqual(target.regions["ram"][offset:offset + size], bytes(size))
 
 
-class Wire(LabTest):
-    """The cable between the two ends."""
+class Loss(LabTest):
+    """A live guest, and cables that go dead under its lanes."""
 
-    def test_a_dead_wire(self):
-        """All lanes are lost, the guest works on; when the wire is back it arrives, whole."""
+    def begin(self, rails):
+        """Two hosts, and a migration that would go on for long; the operator's connection."""
         options = guest(vcpus=1, pattern="uniform", track_after_resume="yes")
-        settings = {"lanes": 2, "rdma.path-timeout": "500ms", "downtime-limit": "1ms", "throttle": "no",
-                    "max-bandwidth": "5M"}
-        source = self.lab.host("source", engine_set=settings, **options)
-        target = self.lab.host("target", engine_set=settings, incoming="yes", **options)
-        source.wait_ready()
-        uri = target.incoming()
-        with source.operator() as watch:
-            watch.command("migrate", uri=uri)
-            watch.wait_event("MIGRATION", PATIENCE_S, ("active",))
-            with dead_wire():
-                begin = source.ops()
-                reason = watch.wait_event("MIGRATION", PATIENCE_S, ("paused",))["reason"]
-                print(f"  {reason}", flush=True)
-                self.assertIn("lanes were lost", reason)
-                time.sleep(DARK_S)
-                self.assertGreater(source.ops(), begin)
-            watch.command("migrate-set-parameters", **{"downtime-limit": 60000, "max-bandwidth": 0})
-            end = watch.wait_event("MIGRATION", PATIENCE_S, ENDED)
-            result = watch.command("query-migrate")
+        settings = {"lanes": 2, "rdma.path-timeout": "500ms", "downtime-limit": "1ms",
+                    "throttle": "no", "max-bandwidth": "5M", "recover-pause": "200ms"}
+        self.source, self.target = (
+            self.lab.host(name, incoming="yes" if end else "no",
+                          engine_set={**settings, **lane_settings(end, rails)}, **options)
+            for end, name in enumerate(("source", "target")))
+        self.source.wait_ready()
+        uri = self.target.incoming()
+        watch = self.lab.connect(self.source.socket)
+        watch.command("migrate", uri=uri)
+        watch.wait_event("MIGRATION", PATIENCE_S, ("active",))
+        wait_until("pages move", lambda: watch.command("query-migrate")["ram"]["transferred"] > 0)
+        return watch
+
+    def wait_paused(self, watch):
+        reason = watch.wait_event("MIGRATION", PATIENCE_S, ("paused",))["reason"]
+        print(f"  {reason}", flush=True)
+        self.assertIn("lanes were lost", reason)
+        begin = self.source.ops()
+        wait_until("the guest works", lambda: self.source.ops() > begin)
+
+    def arrive(self, watch):
+        """The guest arrives, whole; query-migrate."""
+        watch.command("migrate-set-parameters", **{"downtime-limit": 60000, "max-bandwidth": 0})
+        end = watch.wait_event("MIGRATION", PATIENCE_S, ENDED)
+        result = watch.command("query-migrate")
         self.assertEqual(end["status"], "completed", result)
+        wait_until("the guest runs at the target", self.target.running)
+        self.assertFalse(self.source.running(), "two guests run")
+        pages = self.target.verify_against(self.source)
+        self.target.check_alive()
+        print(f"  {result['lanes-lost']} lanes lost, {result['pauses']} pauses, {pages} pages "
+              "compared", flush=True)
+        return result
+
+    def test_the_only_rail_dies(self):
+        """All lanes are lost, the guest works on; when the wire is back it arrives."""
+        watch = self.begin(rails=1)
+        with dead_wires(0):
+            self.wait_paused(watch)
+        result = self.arrive(watch)
         self.assertGreaterEqual(result["lanes-lost"], 2)
         self.assertGreaterEqual(result["pauses"], 1)
-        wait_until("the guest runs at the target", target.running)
-        self.assertFalse(source.running(), "two guests run")
-        target.verify_against(source)
-        target.check_alive()
+
+    def test_one_of_two_rails_dies(self):
+        """The other rail carries on, without a pause, and the guest arrives meanwhile."""
+        watch = self.begin(rails=2)
+        with dead_wires(1):
+            wait_until("its lane is lost", lambda: watch.command("query-migrate")["lanes-lost"] >= 1)
+            result = self.arrive(watch)
+        self.assertEqual(result["pauses"], 0)
+
+    def test_a_device_is_removed(self):
+        """As if a NIC were pulled: its lane is lost at once and the other rail carries on. The
+        kernel keeps what is left of the device until the engine ends."""
+        watch = self.begin(rails=2)
+        with subprocess.Popen(["rdma", "link", "delete", "rxe1a"]) as removal:
+            wait_until("its lane is lost", lambda: watch.command("query-migrate")["lanes-lost"] >= 1)
+            result = self.arrive(watch)
+            for host in (self.source, self.target):
+                host.vmm.signal(signal.SIGKILL)
+                host.engine.signal(signal.SIGKILL)
+            self.assertEqual(removal.wait(PATIENCE_S), 0)
+        subprocess.run([os.path.join(ROOT, "scripts", "rxe-setup"), "pair", "1"], check=True,
+                       stderr=subprocess.DEVNULL, timeout=PATIENCE_S)
+        self.assertEqual(result["pauses"], 0)
+
+    def test_both_rails_die(self):
+        """It pauses; with the wires back it goes on."""
+        watch = self.begin(rails=2)
+        with dead_wires(0, 1):
+            self.wait_paused(watch)
+        result = self.arrive(watch)
+        self.assertGreaterEqual(result["pauses"], 1)
 
 
 if __name__ == "__main__":
