@@ -493,6 +493,9 @@ HANDLER(query_stats)
 	}
 	SLUICE_LANE_COUNTERS(X)
 #undef X
+	if (set != NULL)
+		json_object_set_new(reply, "inflight-ns",
+			json_integer((json_int_t)SLUICE_COUNT_READ(set->work->in_use.total_ns)));
 	json_object_set_new(reply, "pin-ms",
 		json_integer((json_int_t)(engine->memory.pin_ns / SLUICE_NS_PER_MS)));
 	json_object_set_new(

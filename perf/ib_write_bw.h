@@ -14,7 +14,7 @@
 #include "perf/config.h"
 
 /*
- * Write `ram` bytes in messages of `extent` (64 KiB when that is 0) over `lanes` queue pairs, from
+ * Write about `ram` bytes in messages of `extent` (64 KiB when that is 0) over `lanes` queue pairs, from
  * the first address of `rails` to the second. @dir is for its output. *ret_run (a new reference)
  * has total_ms, bytes_placed, placed_bytes_per_s and bulk_bytes_per_s, all from the first post to
  * the last completion, as it reports them. Where the program or the devices are missing, its status

@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "perf/bulk.h"
 #include "perf/disturb.h"
 #include "perf/experiment.h"
 #include "perf/footprint.h"
@@ -23,7 +22,6 @@ struct migration {
 	json_t *run; /* what is known so far */
 	json_t *migrate; /* the source's last query-migrate */
 	struct perf_guest_span span;
-	struct perf_bulk bulk;
 	struct perf_disturb disturb;
 	bool skipped; /* this machine cannot do what is asked for */
 	double cpu_s[2]; /* of both engines at the start */
@@ -139,7 +137,6 @@ static int wait_completed(struct migration *m, struct sluice_error *err)
 			r = perf_disturb_step(&m->disturb, migrate_status(m), sluice_now_ns(), err);
 		if (r < 0)
 			return r;
-		perf_bulk_add(&m->bulk, m->migrate, sluice_now_ns());
 		perf_progress_migration(m->progress, m->migrate);
 		status = migrate_status(m);
 		if (strcmp(status, "completed") == 0)
@@ -274,12 +271,13 @@ static int put_budget(struct migration *m, const json_t *stats, struct sluice_er
 static void put_rates(struct migration *m, const json_t *stats)
 {
 	double total_ms = json_number_value(json_object_get(m->run, "total_ms"));
-	double placed = json_number_value(json_object_get(stats, "bytes-placed")), bulk;
+	double placed = json_number_value(json_object_get(stats, "bytes-placed"));
+	double inflight_ns = json_number_value(json_object_get(stats, "inflight-ns"));
 
 	if (total_ms > 0)
 		put_real(m, "placed_bytes_per_s", placed * 1e3 / total_ms);
-	if (perf_bulk_rate(&m->bulk, placed, &bulk))
-		put_real(m, "bulk_bytes_per_s", bulk);
+	if (inflight_ns > 0)
+		put_real(m, "bulk_bytes_per_s", placed * SLUICE_NS_PER_S / inflight_ns);
 }
 
 /* What the rails of both sides registered; nothing where no rail registers memory. The clock is the
@@ -321,7 +319,8 @@ static int put_stats(struct migration *m, struct sluice_error *err)
 	put_from(m, "pages_zero", stats, "pages-zero", 1);
 	put_from(m, "inflight_bytes_peak", stats, "inflight-bytes-peak", 1);
 	r = put_budget(m, stats, err);
-	perf_disturb_describe(&m->disturb, stats, lanes, m->run);
+	perf_disturb_describe(
+		&m->disturb, stats, lanes, json_object_get(m->migrate, "ram"), m->run);
 	put_from(m, "pin_ms", stats, "pin-ms", 1);
 	put_from(m, "pages_pinned_during_migration", stats, "pages-pinned-during-migration", 1);
 	put_registered(m, stats, target_stats);

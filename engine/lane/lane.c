@@ -177,6 +177,19 @@ static void tell_backlog(struct sluice_lane *lane)
 	__atomic_store_n(&lane->sent_told, lane->sent, __ATOMIC_RELAXED);
 }
 
+static void note_use(struct sluice_lane *lane, uint64_t now_ns)
+{
+	bool in_use = lane->head < lane->sent;
+
+	if (in_use == lane->in_use)
+		return;
+	lane->in_use = in_use;
+	if (in_use)
+		sluice_in_use_begin(&lane->conf.work->in_use, now_ns);
+	else
+		sluice_in_use_end(&lane->conf.work->in_use, now_ns);
+}
+
 bool sluice_lane_step(struct sluice_lane *lane, uint64_t now_ns)
 {
 	bool progress;
@@ -189,7 +202,9 @@ bool sluice_lane_step(struct sluice_lane *lane, uint64_t now_ns)
 	lane->now_ns = now_ns;
 	lane->again_ns = 0;
 	progress |= sluice_lane_build(lane);
+	note_use(lane, now_ns); /* what was placed before more is given */
 	progress |= submit(lane, now_ns);
+	note_use(lane, now_ns);
 	if (progress)
 		tell_backlog(lane);
 	return progress;
@@ -226,12 +241,15 @@ void sluice_lane_abandon(struct sluice_lane *lane)
 		if (op->kind == SLUICE_OP_WRITE && op->chunk != SLUICE_NO_CHUNK &&
 			lane->head < lane->sent)
 			SLUICE_COUNT_ADD(lane->counters.bytes_resent, op->window_bytes);
-		if (op->chunk != SLUICE_NO_CHUNK)
-			sluice_ledger_put_back(ledger, op->chunk, op->first_page, op->pages);
+		if (op->chunk == SLUICE_NO_CHUNK)
+			continue;
+		SLUICE_COUNT_ADD(lane->counters.pages_given_up, op->pages);
+		sluice_ledger_put_back(ledger, op->chunk, op->first_page, op->pages);
 	}
 	sluice_lane_put_back_current(lane);
 	lane->sent = lane->tail;
 	lane->inflight_bytes = 0;
+	note_use(lane, lane->now_ns);
 	tell_backlog(lane);
 }
 

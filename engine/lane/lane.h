@@ -28,6 +28,7 @@
 #include <sluice/transport.h>
 
 #include "engine/lane/counters.h"
+#include "engine/lane/in_use.h"
 #include "engine/lane/mailbox.h"
 #include "engine/lane/pace.h"
 #include "engine/lane/rail_pair.h"
@@ -53,6 +54,7 @@ struct sluice_lane_work {
 	void *wake_ctx;
 	uint32_t gate; /* atomic; nonzero: lanes may take work */
 	struct sluice_pace pace; /* of guest memory; device segments are never held back */
+	struct sluice_in_use in_use; /* by lanes with operations in flight */
 };
 
 struct sluice_lane_conf {

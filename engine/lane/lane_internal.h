@@ -33,6 +33,7 @@ struct sluice_lane {
 	uint64_t inflight_bytes; /* of [head, tail): built counts, so the window is never passed */
 	uint64_t backlog_bytes; /* atomic: taken from the ledger and not placed, see lane.h */
 	uint64_t sent_told, head_told; /* atomic: `sent` and `head` for sluice_lane_posted() */
+	bool in_use; /* something is in flight, and counted in work->in_use */
 	bool window_shut; /* ran out; opens again when half is free */
 	uint64_t now_ns; /* of the step that runs */
 	bool paced; /* the bandwidth limit holds it back */

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +12,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -169,9 +171,22 @@ static int reopen(int fd)
 	return own >= 0 ? own : fcntl(fd, F_DUPFD_CLOEXEC, 3);
 }
 
+bool sluice_memory_may_lock_all(void)
+{
+	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = {0};
+
+	return syscall(SYS_capget, &header, data) == 0 &&
+	       (data[0].effective & (1u << CAP_IPC_LOCK)) != 0;
+}
+
 uint64_t sluice_memory_lock_bytes(const struct sluice_memory *memory, uint64_t guest_bytes)
 {
-	return (memory->pin == SLUICE_PIN_NONE ? 0 : guest_bytes) + memory->rails * guest_bytes;
+	uint64_t locked = memory->pin == SLUICE_PIN_NONE ? 0 : guest_bytes;
+	uint64_t pinned =
+		memory->rails == 0 ? 0 : memory->rails * guest_bytes + memory->rails_own_bytes;
+
+	return locked > pinned ? locked : pinned;
 }
 
 static int cannot_lock(const struct sluice_memory *memory, const struct sluice_region *region,

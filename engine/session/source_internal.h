@@ -113,6 +113,7 @@ struct sluice_source {
 	bool final_sync_done;
 	uint64_t sync_asked_ns, sync_took_ns, sync_min_ns, next_sync_ns;
 	uint64_t interval_start_ns, interval_placed_bytes, drained_ns;
+	uint64_t pages_first; /* dirty when pages began to move */
 	struct sluice_policy_state policy_state;
 	uint64_t predicted_downtime_ns; /* the latest */
 	/* What was predicted when it was decided to switch, and what came of it. */

@@ -83,6 +83,7 @@ static void activate(struct sluice_source *s)
 	for (uint32_t i = 0; i < s->conf.region_count; i++)
 		if (source_region_moves(s, i))
 			source_mark_region(s, i);
+	s->pages_first = __atomic_load_n(&s->ledger->pages_marked, __ATOMIC_RELAXED);
 	source_ping(s);
 	s->active_ns = now_ns;
 	start_interval(s, now_ns);

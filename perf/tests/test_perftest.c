@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* test_perftest.c: reports of perftest, devices by address, and the rate in bulk. */
+/* test_perftest.c: reports of perftest, and devices by address. */
 #include <errno.h>
 #include <ftw.h>
 #include <stdlib.h>
@@ -9,7 +9,6 @@
 
 #include <CUnit/Basic.h>
 
-#include "perf/bulk.h"
 #include "perf/perftest.h"
 
 /* ---- reports ---- */
@@ -207,39 +206,6 @@ static void test_rails(void)
 	nftw(folder, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
 }
 
-/* ---- the rate in bulk ---- */
-
-static void add(struct perf_bulk *bulk, double placed, double left, uint64_t now_ms)
-{
-	json_t *migrate =
-		json_pack("{s:{s:f, s:f}}", "ram", "transferred", placed, "remaining", left);
-
-	perf_bulk_add(bulk, migrate, now_ms * 1000000);
-	json_decref(migrate);
-}
-
-/* What comes before the first byte and after the last does not count. */
-static void test_bulk(void)
-{
-	struct perf_bulk bulk = {0}, few = {0};
-	double rate = -1;
-
-	CU_ASSERT_FALSE(perf_bulk_rate(&bulk, 0, &rate));
-	add(&bulk, 0, 1000, 100);
-	add(&bulk, 100, 900, 600);
-	add(&bulk, 400, 600, 700);
-	add(&bulk, 900, 100, 1000);
-	add(&bulk, 1000, 0, 5000);
-	CU_ASSERT_TRUE(perf_bulk_rate(&bulk, 1000, &rate));
-	CU_ASSERT_DOUBLE_EQUAL(rate, 2000, 1e-6); /* 800 bytes in 400 ms */
-
-	/* Too few answers say nothing. */
-	add(&few, 600, 400, 1000);
-	CU_ASSERT_FALSE(perf_bulk_rate(&few, 1000, &rate));
-	add(&few, 900, 100, 1010);
-	CU_ASSERT_FALSE(perf_bulk_rate(&few, 1000, &rate));
-}
-
 int main(void)
 {
 	unsigned int failures;
@@ -250,7 +216,6 @@ int main(void)
 	CU_add_test(suite, "reports", test_report);
 	CU_add_test(suite, "what is no report", test_no_report);
 	CU_add_test(suite, "devices by address", test_rails);
-	CU_add_test(suite, "the rate in bulk", test_bulk);
 	CU_basic_set_mode(CU_BRM_VERBOSE);
 	CU_basic_run_tests();
 	failures = CU_get_number_of_failures();

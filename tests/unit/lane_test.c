@@ -10,7 +10,8 @@
 #include "engine/lane/zero.h"
 #include "tests/unit/unit.h"
 
-#define MIB (1ull << 20)
+#define MIB     (1ull << 20)
+#define TURN_NS (200 * SLUICE_NS_PER_US)
 
 static uint64_t sent_bytes(const struct lane_pair *pair)
 {
@@ -206,6 +207,46 @@ static void test_extents_have_the_size_asked_for(void)
 	CU_ASSERT_EQUAL(extents_of(5000, 16 * MIB), 8 * MIB / 4096); /* whole pages */
 }
 
+/* ---- time in flight ---- */
+
+/* Lanes that overlap count once, and what is between does not. */
+static void test_time_in_flight_is_that_of_any_lane(void)
+{
+	struct lane_pair_opts opts = {.lanes = 2, .memory_bytes = 8 * MIB, .budget_bytes = 4 * MIB};
+	struct sluice_in_use use = {0};
+	struct sluice_in_use *lanes;
+	struct lane_pair pair;
+	uint64_t start_ns, busy_ns;
+
+	sluice_in_use_begin(&use, 100);
+	sluice_in_use_begin(&use, 150);
+	sluice_in_use_end(&use, 200);
+	CU_ASSERT_EQUAL(use.total_ns, 0);
+	sluice_in_use_end(&use, 300);
+	CU_ASSERT_EQUAL(use.total_ns, 200);
+	sluice_in_use_begin(&use, 500);
+	sluice_in_use_end(&use, 600);
+	CU_ASSERT_EQUAL(use.total_ns, 300);
+
+	lane_pair_open(&pair, &opts);
+	lanes = &pair.source.work.in_use;
+	start_ns = pair.now_ns;
+	mark_all(&pair);
+	for (uint32_t turn = 0; turn < 100000 && sent_bytes(&pair) < 8 * MIB; turn++) {
+		lane_pair_turn(&pair);
+		pair.now_ns += TURN_NS;
+	}
+	CU_ASSERT_TRUE(lane_pair_drain(&pair)); /* no time passes */
+	CU_ASSERT_EQUAL(lanes->users, 0);
+	busy_ns = lanes->total_ns;
+	CU_ASSERT_TRUE(busy_ns > 0);
+	CU_ASSERT_TRUE(busy_ns <= pair.now_ns - start_ns);
+	pair.now_ns += SLUICE_NS_PER_S;
+	lane_pair_turn(&pair);
+	CU_ASSERT_EQUAL(lanes->total_ns, busy_ns);
+	lane_pair_close(&pair);
+}
+
 /* ---- checksums ---- */
 
 /*
@@ -235,13 +276,13 @@ static void test_a_damaged_byte_costs_a_lane_and_no_more(void)
 	CU_ASSERT_TRUE(lane_pair_same(&pair));
 	sluice_lane_set_conn_stats(&pair.target.lanes, 0, &stats);
 	CU_ASSERT_EQUAL(stats.payload_damaged, 1);
+	CU_ASSERT_EQUAL(pair.source.work.in_use.users, 0);
 	lane_pair_close(&pair);
 }
 
 /* ---- bandwidth ---- */
 
-#define RATE    (100 * MIB)
-#define TURN_NS (200 * SLUICE_NS_PER_US)
+#define RATE (100 * MIB)
 
 static uint64_t allowed_bytes(uint64_t elapsed_ns, uint32_t lanes)
 {
@@ -317,6 +358,7 @@ int main(void)
 		{"a hundred lanes keep a small budget", test_a_hundred_lanes_keep_a_small_budget},
 		{"a window waits for its older half", test_a_window_waits_for_its_older_half},
 		{"extents have the size asked for", test_extents_have_the_size_asked_for},
+		{"time in flight is that of any lane", test_time_in_flight_is_that_of_any_lane},
 		{"a damaged byte costs a lane and no more",
 			test_a_damaged_byte_costs_a_lane_and_no_more},
 		{"lanes share a bandwidth limit", test_lanes_share_a_bandwidth_limit},
