@@ -76,6 +76,25 @@ int cli_incoming(struct cli *cli, const struct cli_command *self, int count, cha
 }
 
 /* Nothing when the engine does not tell. */
+/* What lanes use and why, then a row for each way that they go. */
+static void print_rails(const json_t *migrate)
+{
+	const json_t *rail;
+	size_t i;
+
+	if (json_object_get(migrate, "transport") == NULL)
+		return;
+	printf("transport  %s%s%s\n", cli_text(migrate, "transport", "?"),
+		json_object_get(migrate, "transport-reason") != NULL ? ": " : "",
+		cli_text(migrate, "transport-reason", ""));
+	json_array_foreach (json_object_get(migrate, "rails"), i, rail)
+		printf("rail       %s%s%s, %.0f of %.0f lanes connected\n",
+			cli_text(rail, "rail", "?"),
+			json_object_get(rail, "peer") != NULL ? " to " : "",
+			cli_text(rail, "peer", ""), cli_number(rail, "lanes-active", 0),
+			cli_number(rail, "lanes", 0));
+}
+
 static void print_security(const json_t *security)
 {
 	bool psk = strcmp(cli_text(security, "peer-link", ""), "psk") == 0;
@@ -107,6 +126,7 @@ static void print_status(const json_t *engine, const json_t *migrate)
 	putchar('\n');
 	if (json_object_get(migrate, "session") != NULL)
 		printf("session    %s\n", cli_text(migrate, "session", ""));
+	print_rails(migrate);
 	print_security(json_object_get(migrate, "security"));
 	if (ms >= 0)
 		printf("downtime   %s\n", cli_format_ms(ms, text, sizeof(text)));
@@ -114,6 +134,8 @@ static void print_status(const json_t *engine, const json_t *migrate)
 		printf("losses     %s\n", more);
 	if (cli_view_pause(migrate, more, sizeof(more)) != NULL)
 		printf("paused     %s\n", more);
+	if (json_object_get(migrate, "waits-for") != NULL)
+		printf("waits for  %s\n", cli_text(migrate, "waits-for", ""));
 	if (json_object_get(migrate, "error-desc") != NULL)
 		printf("error      %s\n", cli_text(migrate, "error-desc", ""));
 }
@@ -176,21 +198,23 @@ static void print_lanes(const json_t *lanes)
 	char placed[32], wire[32];
 	size_t i;
 
-	printf("%4s  %-10s %-9s %5s %5s %6s %12s %12s %10s %10s\n", "lane", "state", "transport",
-		"epoch", "lost", "worker", "placed", "on the wire", "pages", "zero");
+	printf("%4s  %-10s %-9s %5s %5s %6s %12s %12s %10s %10s  %s\n", "lane", "state",
+		"transport", "epoch", "lost", "worker", "placed", "on the wire", "pages", "zero",
+		"rail");
 	json_array_foreach (lanes, i, lane) {
 		char pages[32], zero[32], worker[16] = "-";
 
 		if (cli_number(lane, "worker", -1) >= 0)
 			snprintf(worker, sizeof(worker), "%.0f", cli_number(lane, "worker", 0));
-		printf("%4.0f  %-10s %-9s %5.0f %5.0f %6s %12s %12s %10s %10s\n",
+		printf("%4.0f  %-10s %-9s %5.0f %5.0f %6s %12s %12s %10s %10s  %s\n",
 			cli_number(lane, "lane", 0), cli_text(lane, "state", "?"),
 			cli_text(lane, "transport", "-"), cli_number(lane, "epoch", 0),
 			cli_number(lane, "losses", 0), worker,
 			bytes_of(lane, "bytes", placed, sizeof(placed)),
 			bytes_of(lane, "bytes-on-wire", wire, sizeof(wire)),
 			cli_format_count(cli_number(lane, "pages-sent", -1), pages, sizeof(pages)),
-			cli_format_count(cli_number(lane, "pages-zero", -1), zero, sizeof(zero)));
+			cli_format_count(cli_number(lane, "pages-zero", -1), zero, sizeof(zero)),
+			cli_text(lane, "rail", "-"));
 	}
 }
 
@@ -200,15 +224,16 @@ static void print_memory(const json_t *regions)
 	char size[32], pages[32], pinned[32];
 	size_t i;
 
-	printf("%-20s %18s %10s %10s %10s %-8s %-8s\n", "region", "guest address", "size",
-		"page size", "pinned", "backing", "feed");
+	printf("%-20s %18s %10s %10s %10s %-8s %-8s %s\n", "region", "guest address", "size",
+		"page size", "pinned", "backing", "feed", "migration");
 	json_array_foreach (regions, i, region) {
-		printf("%-20s %#18llx %10s %10s %10s %-8s %-8s\n", cli_text(region, "id", "?"),
+		printf("%-20s %#18llx %10s %10s %10s %-8s %-8s %s\n", cli_text(region, "id", "?"),
 			(unsigned long long)json_integer_value(json_object_get(region, "gpa")),
 			bytes_of(region, "size", size, sizeof(size)),
 			bytes_of(region, "page-size", pages, sizeof(pages)),
 			bytes_of(region, "pinned-bytes", pinned, sizeof(pinned)),
-			cli_text(region, "backing", "-"), cli_text(region, "feed", "-"));
+			cli_text(region, "backing", "-"), cli_text(region, "feed", "-"),
+			cli_text(region, "migration", "-"));
 	}
 }
 
@@ -252,6 +277,8 @@ int cli_preflight(struct cli *cli, const struct cli_command *self, int count, ch
 	int status;
 	size_t i;
 
+	if (count > 0 && args[0][0] == '-')
+		return cli_usage(self, "unknown option '%s'", args[0]);
 	if (count > 1)
 		return cli_usage(self, "unexpected argument '%s'", args[1]);
 	reply = connect_and_call(

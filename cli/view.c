@@ -276,6 +276,7 @@ static void render_downtime(const struct cli_view *view, struct picture *picture
 {
 	double ms = real_downtime(view->migrate);
 	const char *error = cli_text(view->migrate, "error-desc", NULL);
+	const char *waits = cli_text(view->migrate, "waits-for", NULL);
 	char text[32], more[LINE_MAX];
 
 	if (ms >= 0)
@@ -289,6 +290,8 @@ static void render_downtime(const struct cli_view *view, struct picture *picture
 		line(picture, "%-*s%s", LABEL_WIDTH, "losses", more);
 	if (cli_view_pause(view->migrate, more, sizeof(more)) != NULL)
 		line(picture, "%-*s%s", LABEL_WIDTH, "paused", more);
+	if (waits != NULL)
+		line(picture, "%-*s%s", LABEL_WIDTH, "waits for", waits);
 	if (error != NULL)
 		line(picture, "%-*s%s", LABEL_WIDTH, "error", error);
 }

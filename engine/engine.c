@@ -36,18 +36,18 @@ static void drop_memory(struct sluice_engine *engine)
 
 /*
  * The VMM did not come back. An engine that a VMM launched ends; one that was started by hand
- * gives the guest's memory back and waits for the next VMM. A session that has committed keeps the
- * memory until it is over.
+ * gives the guest's memory back and waits for the next VMM. With a commit that the target has not
+ * answered either stays as it is until the answer is there, or the operator's: nobody else asks for it.
  */
 static void on_linger(void *ctx, uint64_t now_ns)
 {
 	struct sluice_engine *engine = ctx;
 
 	(void)now_ns;
-	if (engine->has_control_fd) {
-		sluice_loop_stop(engine->loop, 0);
-	} else if (sluice_engine_is_busy(engine)) {
+	if (sluice_engine_is_busy(engine)) {
 		engine->linger_over = true;
+	} else if (engine->has_control_fd) {
+		sluice_loop_stop(engine->loop, 0);
 	} else {
 		sluice_engine_session_clear(engine);
 		drop_memory(engine);
@@ -91,7 +91,7 @@ int sluice_engine_create(struct sluice_loop *loop, const struct sluice_settings 
 		sluice_engine_destroy(engine);
 		return r;
 	}
-	engine->memory.rails = sluice_rails_registering(&engine->rails);
+	sluice_rails_count_memory(engine);
 	sluice_loop_on_wake(loop, sluice_engine_tick, engine);
 	*ret_engine = engine;
 	return 0;

@@ -530,7 +530,13 @@ static int accept_source(
 	conf.inbox = engine->inbox;
 	snprintf(engine->session, sizeof(engine->session), "%s", session);
 	env.ctx = engine;
-	return sluice_target_create(&conf, &env, hello, &engine->target, err);
+	r = sluice_record_begin(engine->config.runtime_dir, session, err);
+	if (r < 0)
+		return r;
+	r = sluice_target_create(&conf, &env, hello, &engine->target, err);
+	if (r < 0)
+		sluice_record_begin_undo(engine->config.runtime_dir, session);
+	return r;
 }
 
 /* The listener stays after a commit, for questions. But then a guest runs in this memory. */
@@ -575,9 +581,27 @@ static void hello(struct sluice_stranger *stranger, const json_t *message)
 }
 
 /*
- * A source (or its successor) asks about a session. If it is the one that waits here prepared,
- * the link becomes that session's. Otherwise the record answers, and what is undecided is burnt.
+ * For a session of another engine with our runtime directory: its record answers. What began there
+ * and is undecided is burnt, as that engine may only hang. What never began cannot come to a commit,
+ * so that it takes no record to say aborted. The note is looked for first: a decision takes it away.
  */
+static int answer_for_others(struct sluice_engine *engine, const char *session,
+	enum sluice_decision *ret_decision, struct sluice_error *err)
+{
+	const char *dir = engine->config.runtime_dir;
+	bool begun = sluice_record_has_begun(dir, session);
+	int r = sluice_record_read(dir, SLUICE_RECORD_TARGET, session, ret_decision, err);
+
+	if (r < 0 || *ret_decision != SLUICE_UNDECIDED)
+		return r;
+	*ret_decision = SLUICE_ABORTED;
+	return begun ? sluice_record_decide(dir, SLUICE_RECORD_TARGET, session, SLUICE_ABORTED,
+			       ret_decision, err)
+		     : 0;
+}
+
+/* A source (or its successor) asks about a session. If it is the one that waits here prepared, the
+   link becomes that session's. */
 static void resolve(struct sluice_stranger *stranger, const json_t *message)
 {
 	struct sluice_engine *engine = stranger->engine;
@@ -590,8 +614,7 @@ static void resolve(struct sluice_stranger *stranger, const json_t *message)
 		sluice_target_peer_message(engine->target, message);
 		return;
 	}
-	if (sluice_record_decide(engine->config.runtime_dir, SLUICE_RECORD_TARGET, session,
-		    SLUICE_ABORTED, &decision, &err) == 0)
+	if (answer_for_others(engine, session, &decision, &err) == 0)
 		sluice_link_send(stranger->link,
 			json_pack("{s:s, s:s, s:s}", "type", "decision", "session", session,
 				"decision", sluice_decision_name(decision)));

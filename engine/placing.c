@@ -100,6 +100,33 @@ static int make_conf(
 		config->vcpu_cores, config->numa, err);
 }
 
+uint64_t sluice_placing_link_bytes_per_s(
+	struct sluice_engine *engine, char *names, size_t names_bytes)
+{
+	struct sluice_plan_conf before;
+	uint32_t rails_before[SLUICE_RAILS_MAX];
+	uint64_t bytes_per_s = 0;
+
+	*names = '\0';
+	if (ready(engine, NULL) < 0)
+		return 0;
+	before = engine->placing->conf;
+	memcpy(rails_before, engine->placing->rail_of, sizeof(rails_before));
+	describe_rails(engine, NULL);
+	for (uint32_t i = 0; i < engine->placing->conf.rail_count; i++) {
+		const struct sluice_plan_rail *rail = &engine->placing->conf.rails[i];
+
+		if (rail->link_bytes_per_s == 0)
+			continue;
+		bytes_per_s += rail->link_bytes_per_s;
+		snprintf(names + strlen(names), names_bytes - strlen(names), "%s%s",
+			*names != '\0' ? ", " : "", rail->name);
+	}
+	memcpy(engine->placing->rail_of, rails_before, sizeof(rails_before));
+	engine->placing->conf = before; /* of the plan that a session goes by */
+	return bytes_per_s;
+}
+
 int sluice_placing_check(
 	struct sluice_engine *engine, const struct sluice_config *config, struct sluice_error *err)
 {

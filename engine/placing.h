@@ -38,6 +38,10 @@ int sluice_placing_source(struct sluice_engine *engine, struct sluice_error *err
 void sluice_placing_end(struct sluice_engine *engine);
 void sluice_placing_destroy(struct sluice_engine *engine);
 
+/* What the rails of the preferred transport carry together, 0 when nobody knows; and their names. */
+uint64_t sluice_placing_link_bytes_per_s(
+	struct sluice_engine *engine, char *names, size_t names_bytes);
+
 /* The command query-placement. */
 json_t *sluice_placing_query(
 	void *engine, struct sluice_client *client, json_t *args, struct sluice_error *err);

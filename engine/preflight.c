@@ -4,26 +4,27 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/capability.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include "base/bits.h"
 #include "base/clock.h"
 #include "engine/engine.h"
-#include "engine/placement/topology.h"
+#include "engine/placing.h"
+#include "engine/rails.h"
 #include "engine/security.h"
 
 #define MIB                   (1ull << 20)
+#define PORTS_MAX             32u
+#define SAMPLE_BYTES          (16 * MIB) /* registered to measure, where nothing was yet */
 #define PIN_SAMPLE_BYTES      (64 * MIB) /* less pinned so far says nothing about speed */
 #define SLOW_LINK_BYTES_PER_S 1000000000ull /* below 8 Gbit/s a busy guest is hard to catch */
 
 struct preflight {
-	const struct sluice_engine *engine;
+	struct sluice_engine *engine;
 	const char *uri; /* or NULL */
 	json_t *checks;
 	bool failed, has_downtime;
@@ -124,15 +125,6 @@ static void check_pages(struct preflight *p)
 				(unsigned long long)memory->regions[i]->backing_page_bytes / 1024);
 }
 
-static bool may_lock_without_limit(void)
-{
-	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
-	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = {0};
-
-	return syscall(SYS_capget, &header, data) == 0 &&
-	       (data[0].effective & (1u << CAP_IPC_LOCK)) != 0;
-}
-
 static void check_memlock(struct preflight *p)
 {
 	const struct sluice_memory *memory = &p->engine->memory;
@@ -143,8 +135,12 @@ static void check_memlock(struct preflight *p)
 		add(p, "memlock", WARNING,
 			"pin=none: the kernel may swap guest memory out, and lanes wait for it");
 	getrlimit(RLIMIT_MEMLOCK, &limit);
-	if (may_lock_without_limit() || limit.rlim_cur == RLIM_INFINITY || need <= limit.rlim_cur)
-		add(p, "memlock", OK, "%llu bytes are locked or registered, and may be", need);
+	if (sluice_memory_may_lock_all() || limit.rlim_cur == RLIM_INFINITY ||
+		need <= limit.rlim_cur)
+		add(p, "memlock", OK,
+			"%llu bytes are locked, or registered with %u rails and their lanes, and "
+			"may be",
+			need, memory->rails);
 	else
 		add(p, "memlock", FAILED,
 			"%llu bytes are needed and %llu allowed; raise it (ulimit -l %llu, "
@@ -189,39 +185,164 @@ static void check_runtime_dir(struct preflight *p)
 		add(p, "runtime-dir", OK, "commits are recorded in %s", folder);
 }
 
-/* What the way out carries; 0 when nobody knows (loopback, virtual links). */
-static uint64_t link_speed(const struct preflight *p, char *name, size_t name_bytes)
-{
-	struct sluice_topology *topology = NULL;
-	const struct sluice_topology_nic *nic;
-	uint64_t speed = 0;
+/* ---- rails ---- */
 
-	if (sluice_topology_read(SLUICE_TOPOLOGY_LIVE, NULL, &topology, NULL) < 0)
-		return 0;
-	nic = sluice_topology_nic_of(topology, p->engine->config.rail);
-	if (nic != NULL) {
-		speed = nic->link_bytes_per_s;
-		snprintf(name, name_bytes, "%s", nic->name);
+/* A region is registered in pieces of at most mr_bytes_max. */
+static bool fits_registrations(
+	const struct preflight *p, const struct sluice_rail_info *info, uint64_t *ret_needed)
+{
+	const struct sluice_memory *memory = &p->engine->memory;
+
+	*ret_needed = 0;
+	for (uint32_t i = 0; i < memory->count; i++)
+		*ret_needed +=
+			info->mr_bytes_max == 0
+				? 1
+				: sluice_div_up(memory->regions[i]->len_bytes, info->mr_bytes_max);
+	return info->mr_max == 0 || *ret_needed <= info->mr_max;
+}
+
+static bool is_used(const struct preflight *p, const struct sluice_transport *transport,
+	const struct sluice_rail_info *info)
+{
+	const struct sluice_rails *rails = &p->engine->rails;
+
+	for (uint32_t i = 0; i < rails->count; i++)
+		if (rails->list[i].transport == transport && rails->list[i].rail != NULL &&
+			sluice_rail_has_host(&rails->list[i], info->address))
+			return true;
+	return false;
+}
+
+static void add_port(struct preflight *p, const struct sluice_transport *transport,
+	const struct sluice_rail_info *info)
+{
+	bool used = is_used(p, transport, info);
+	char name[64];
+	uint64_t needed;
+
+	snprintf(name, sizeof(name), "%.32s-port", transport->name);
+	if (!info->usable)
+		add(p, name, WARNING, "%s cannot be a rail: %s", info->device, info->note);
+	else if (used && !fits_registrations(p, info, &needed))
+		add(p, name, FAILED,
+			"%s makes at most %u registrations of %llu MiB, and this guest needs %llu; "
+			"back it with fewer, larger regions, or use another port",
+			info->device, info->mr_max, (unsigned long long)(info->mr_bytes_max / MIB),
+			(unsigned long long)needed);
+	else
+		add(p, name, OK, "%s at %s is %s: %s; MTU %u, %.1f Gbit/s, NUMA node %d",
+			info->device, info->address, used ? "a rail" : "not used", info->note,
+			info->mtu_bytes, (double)info->link_bytes_per_s * 8e-9, info->numa_node);
+	number(p, "mtu-bytes", info->mtu_bytes);
+	number(p, "bytes-per-second", info->link_bytes_per_s);
+	number(p, "registrations-max", info->mr_max);
+	number(p, "registration-bytes-max",
+		info->mr_bytes_max < INT64_MAX ? info->mr_bytes_max : INT64_MAX);
+}
+
+/* What this host has for the transports that are set; @uri does not matter for that. */
+static void check_ports(struct preflight *p)
+{
+	const struct sluice_rails *rails = &p->engine->rails;
+	struct sluice_rail_info *found = calloc(PORTS_MAX, sizeof(*found));
+	const struct sluice_transport *last = NULL;
+
+	for (uint32_t i = 0; i < rails->count && found != NULL; i++) {
+		const struct sluice_transport *t = rails->list[i].transport;
+		int count;
+
+		if (t == last || t->probe == NULL || rails->list[i].rail == NULL)
+			continue;
+		last = t;
+		count = t->probe(rails->list[i].conf, found, PORTS_MAX, NULL);
+		for (int k = 0; k < count && k < (int)PORTS_MAX; k++)
+			add_port(p, t, &found[k]);
 	}
-	sluice_topology_destroy(topology);
-	return speed;
+	free(found);
+}
+
+/* Which transport a migration may use, and what stands against the others. */
+static void check_transport(struct preflight *p)
+{
+	const struct sluice_rails *rails = &p->engine->rails;
+	const struct sluice_transport *last = NULL;
+	char text[SLUICE_ERROR_TEXT_MAX] = "";
+
+	for (uint32_t i = 0; i < rails->count; i++) {
+		const struct sluice_transport *t = rails->list[i].transport;
+
+		if (rails->list[i].rail == NULL || t == last)
+			continue;
+		snprintf(text + strlen(text), sizeof(text) - strlen(text), "%s%s",
+			last != NULL ? ", else " : "", t->name);
+		last = t;
+	}
+	add(p, "transport", OK, "%s%s", text,
+		rails->is_auto ? ", where the peer has it" : ", as set at both ends");
+	for (uint32_t i = 0; i < rails->lack_count; i++)
+		add(p, "transport", OK, "no %s: %s", rails->lacks[i].transport,
+			rails->lacks[i].reason);
+	for (uint32_t i = 0; i < rails->count; i++)
+		if (rails->list[i].listen_error[0] != '\0')
+			add(p, "rail", WARNING, "rail %s cannot wait for lanes: %s",
+				rails->list[i].name, rails->list[i].listen_error);
+}
+
+/* Where memory is registered already its own time counts; else a sample is registered now. */
+static void check_registration(struct preflight *p)
+{
+	const struct sluice_memory *memory = &p->engine->memory;
+	uint64_t ns = 0, bytes = sluice_memory_bytes(memory);
+	bool measured = bytes >= PIN_SAMPLE_BYTES;
+
+	if (memory->rails == 0)
+		return;
+	for (uint32_t i = 0; i < memory->count; i++)
+		ns += memory->regions[i]->register_ns;
+	if (measured) {
+		add(p, "registration", OK,
+			"%llu MiB were registered with %u rails in %llu ms when they were added; "
+			"migrations register no guest memory",
+			(unsigned long long)(bytes / MIB), memory->rails,
+			(unsigned long long)(ns / SLUICE_NS_PER_MS));
+	} else {
+		int r = sluice_rails_sample(p->engine, SAMPLE_BYTES, &ns);
+
+		bytes = SAMPLE_BYTES;
+		if (r < 0) {
+			add(p, "registration", FAILED, "a sample of %llu MiB was refused: %s",
+				SAMPLE_BYTES / MIB, strerror(-r));
+			return;
+		}
+		add(p, "registration", OK,
+			"about %llu ms per GiB of 4 KiB pages with %u rails, by a sample of %llu "
+			"MiB; less with huge pages. It comes when memory is added, not in a "
+			"migration",
+			(unsigned long long)((double)ns / 1e6 * (double)(1ull << 30) /
+					     (double)bytes),
+			memory->rails, SAMPLE_BYTES / MIB);
+	}
+	number(p, "measured-bytes", bytes);
+	number(p, "ms-per-gib",
+		(uint64_t)((double)ns / 1e6 * (double)(1ull << 30) / (double)bytes));
 }
 
 /* The least that a migration takes, and what of the guest may be left when it is stopped. */
 static void check_link(struct preflight *p)
 {
-	uint64_t bytes = sluice_memory_bytes(&p->engine->memory), speed, left;
-	char nic[64] = "";
+	uint64_t bytes = sluice_memory_bytes(&p->engine->memory), left, speed;
+	char names[200];
 
-	speed = link_speed(p, nic, sizeof(nic));
+	speed = sluice_placing_link_bytes_per_s(p->engine, names, sizeof(names));
 	if (speed == 0)
-		return;
+		return; /* nobody knows: loopback, virtual links */
 	left = (uint64_t)((double)speed * (double)p->engine->config.downtime_limit_ns /
 			  SLUICE_NS_PER_S);
 	add(p, "link", speed < SLOW_LINK_BYTES_PER_S ? WARNING : OK,
-		"%s carries %.1f Gbit/s: all of the guest takes at least %.1f s, and within "
+		"%s: %.1f Gbit/s; all of the guest takes at least %.1f s, and within "
 		"downtime-limit at most %llu MiB",
-		nic, (double)speed * 8e-9, (double)bytes / (double)speed,
+		names, (double)speed * 8e-9, (double)bytes / (double)speed,
 		(unsigned long long)(left / MIB));
 	number(p, "bytes-per-second", speed);
 	number(p, "downtime-bytes", left);
@@ -281,11 +402,12 @@ static void check_peer(struct preflight *p)
 		add(p, "peer", OK, "%s may be the peer; it was not called", p->uri);
 }
 
-json_t *sluice_preflight(const struct sluice_engine *engine, const char *uri)
+json_t *sluice_preflight(struct sluice_engine *engine, const char *uri)
 {
 	static void (*const checks[])(struct preflight * p) = {check_memory, check_feeds,
 		check_seals, check_discards, check_pages, check_memlock, check_pin_time,
-		check_runtime_dir, check_link, check_downtime, check_security, check_peer};
+		check_transport, check_ports, check_registration, check_runtime_dir, check_link,
+		check_downtime, check_security, check_peer};
 	struct preflight p = {.engine = engine, .uri = uri, .checks = json_array()};
 	json_t *reply;
 

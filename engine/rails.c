@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
 
 #include "base/assert.h"
 #include "base/bits.h"
@@ -128,6 +130,15 @@ static void host_of(const char *address, char *host, size_t bytes)
 	snprintf(host, bytes, "%.*s", (int)length, address);
 }
 
+bool sluice_rail_has_host(const struct sluice_engine_rail *rail, const char *address)
+{
+	char own[128], other[128];
+
+	host_of(rail->name, own, sizeof(own));
+	host_of(address, other, sizeof(other));
+	return strcmp(own, other) == 0;
+}
+
 static void add_lack(struct sluice_rails *rails, const char *transport, const char *reason)
 {
 	struct sluice_session_lack *lack;
@@ -150,7 +161,7 @@ static int open_one(struct opening *o, const struct sluice_transport *t, const v
 	if (rails->count == SLUICE_RAILS_MAX)
 		return sluice_fail_scope(err, SLUICE_SCOPE_ENGINE, -ENOSPC, "rail",
 			"an engine has at most %d rails", SLUICE_RAILS_MAX);
-	*rail = (struct sluice_engine_rail){.transport = t};
+	*rail = (struct sluice_engine_rail){.transport = t, .conf = conf};
 	r = t->rail_open(conf, item->address, &rail->rail, err);
 	if (r < 0)
 		return r;
@@ -335,7 +346,7 @@ int sluice_rails_open(struct sluice_engine *engine, const struct sluice_settings
 	struct opening o = {.engine = engine, .settings = settings};
 	int r;
 
-	o.is_auto = strcmp(transport, "auto") == 0;
+	o.is_auto = engine->rails.is_auto = strcmp(transport, "auto") == 0;
 	o.item_count = r = sluice_rail_items_parse(engine->config.rail, o.items, err);
 	if (r >= 0)
 		r = check_items(&o, transport, err);
@@ -368,13 +379,18 @@ static bool registers(const struct sluice_engine_rail *rail)
 	return rail->rail != NULL && (rail->limits.caps & SLUICE_CAP_REGISTERS_MEMORY) != 0;
 }
 
-uint32_t sluice_rails_registering(const struct sluice_rails *rails)
+void sluice_rails_count_memory(struct sluice_engine *engine)
 {
-	uint32_t count = 0;
+	engine->memory.rails = 0;
+	engine->memory.rails_own_bytes = 0;
+	for (uint32_t i = 0; i < engine->rails.count; i++) {
+		const struct sluice_engine_rail *rail = &engine->rails.list[i];
 
-	for (uint32_t i = 0; i < rails->count; i++)
-		count += registers(&rails->list[i]);
-	return count;
+		if (!registers(rail))
+			continue;
+		engine->memory.rails++;
+		engine->memory.rails_own_bytes += rail->limits.lock_bytes_max;
+	}
 }
 
 void sluice_rails_remove_memory(struct sluice_engine *engine, struct sluice_region *region)
@@ -386,26 +402,106 @@ void sluice_rails_remove_memory(struct sluice_engine *engine, struct sluice_regi
 	}
 }
 
-int sluice_rails_add_memory(
-	struct sluice_engine *engine, struct sluice_region *region, struct sluice_error *err)
+/* The limit, where that is what stands in the way: for all of the guest and every rail. */
+static int cannot_register(struct sluice_engine *engine, const struct sluice_region *region,
+	const struct sluice_engine_rail *rail, const struct sluice_error *why,
+	struct sluice_error *err)
+{
+	uint64_t needed =
+		sluice_memory_lock_bytes(&engine->memory, sluice_memory_bytes(&engine->memory));
+	struct rlimit limit = {0};
+
+	getrlimit(RLIMIT_MEMLOCK, &limit);
+	if (sluice_memory_may_lock_all() || limit.rlim_cur == RLIM_INFINITY ||
+		limit.rlim_cur >= needed)
+		return sluice_fail(err, why->code, "memory-add", "%s", why->text);
+	return sluice_fail(err, why->code, "memory-add",
+		"region \"%s\" cannot be registered with rail %.80s: the memlock limit is %llu "
+		"bytes "
+		"and %llu are needed (%llu MiB of memory, %u rails that register it, and their "
+		"lanes); raise it (ulimit -l %llu, LimitMEMLOCK=%llu), or use fewer rails",
+		region->id, rail->name, (unsigned long long)limit.rlim_cur,
+		(unsigned long long)needed,
+		(unsigned long long)(sluice_memory_bytes(&engine->memory) >> 20),
+		engine->memory.rails, (unsigned long long)(needed + 1023) / 1024,
+		(unsigned long long)needed);
+}
+
+static int register_with_all(struct sluice_engine *engine, struct sluice_region *region,
+	uint32_t *ret_failed, struct sluice_error *err)
 {
 	struct sluice_span span = {
 		.id = region->wire_id, .addr = region->base, .len_bytes = region->len_bytes};
-	uint64_t start_ns = sluice_now_ns();
 	int r = 0;
 
 	for (uint32_t i = 0; i < engine->rails.count && r == 0; i++) {
 		struct sluice_engine_rail *rail = &engine->rails.list[i];
+		struct sluice_error why = {0};
 
-		if (rail->rail != NULL)
-			r = rail->transport->mem_register(rail->rail, &span,
-				SLUICE_ACCESS_LOCAL_READ | SLUICE_ACCESS_REMOTE_WRITE,
-				&region->mems[i], err);
+		*ret_failed = i;
+		if (rail->rail == NULL)
+			continue;
+		r = rail->transport->mem_register(rail->rail, &span,
+			SLUICE_ACCESS_LOCAL_READ | SLUICE_ACCESS_REMOTE_WRITE, &region->mems[i],
+			&why);
+		if (r < 0)
+			r = cannot_register(engine, region, rail, &why, err);
 	}
 	if (r < 0)
 		sluice_rails_remove_memory(engine, region);
-	region->register_ns = sluice_now_ns() - start_ns;
 	return r;
+}
+
+/* With auto a transport that cannot hold the guest's memory is one that is not there, as long as
+   no session uses it and another one is left. */
+static bool may_do_without(const struct sluice_engine *engine, uint32_t failed)
+{
+	const struct sluice_transport *t = engine->rails.list[failed].transport;
+
+	for (uint32_t i = 0; i < engine->rails.count; i++)
+		if (engine->rails.list[i].rail != NULL && engine->rails.list[i].transport != t)
+			return engine->rails.is_auto && !sluice_engine_is_busy(engine);
+	return false;
+}
+
+static void do_without(struct sluice_engine *engine, uint32_t failed, const char *why)
+{
+	const struct sluice_transport *t = engine->rails.list[failed].transport;
+
+	sluice_engine_session_clear(engine); /* the last one may still point at its rails */
+	for (uint32_t i = 0; i < engine->rails.count; i++) {
+		struct sluice_engine_rail *rail = &engine->rails.list[i];
+
+		if (rail->transport != t)
+			continue;
+		for (uint32_t k = 0; k < engine->memory.count; k++) {
+			struct sluice_region *region = engine->memory.regions[k];
+
+			if (region->mems[i] != NULL)
+				t->mem_unregister(region->mems[i]);
+			region->mems[i] = NULL;
+		}
+		close_one(rail);
+	}
+	add_lack(&engine->rails, t->name, why);
+	sluice_rails_count_memory(engine);
+}
+
+int sluice_rails_add_memory(
+	struct sluice_engine *engine, struct sluice_region *region, struct sluice_error *err)
+{
+	uint64_t start_ns = sluice_now_ns();
+	struct sluice_error why = {0};
+	uint32_t failed = 0;
+	int r = register_with_all(engine, region, &failed, &why);
+
+	if (r < 0 && may_do_without(engine, failed)) {
+		do_without(engine, failed, why.text);
+		why = (struct sluice_error){0};
+		r = register_with_all(engine, region, &failed, &why);
+	}
+	region->register_ns = sluice_now_ns() - start_ns;
+	return r < 0 ? sluice_fail(err, r, "memory-add", "%s", why.text) : 0;
 }
 
 int sluice_rails_discard(struct sluice_engine *engine, struct sluice_region *region,
@@ -419,6 +515,33 @@ int sluice_rails_discard(struct sluice_engine *engine, struct sluice_region *reg
 		if (region->mems[i] != NULL && t->mem_discarded != NULL)
 			r = t->mem_discarded(region->mems[i], offset, len_bytes, err);
 	}
+	return r;
+}
+
+int sluice_rails_sample(struct sluice_engine *engine, uint64_t bytes, uint64_t *ret_ns)
+{
+	struct sluice_span span = {.id = ++engine->memory.next_wire_id, .len_bytes = bytes};
+	int r = 0;
+
+	span.addr = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	if (span.addr == MAP_FAILED)
+		return -errno;
+	*ret_ns = 0;
+	for (uint32_t i = 0; i < engine->rails.count && r == 0; i++) {
+		struct sluice_engine_rail *rail = &engine->rails.list[i];
+		uint64_t start_ns = sluice_now_ns();
+		struct sluice_mem *mem;
+
+		if (!registers(rail))
+			continue;
+		r = rail->transport->mem_register(
+			rail->rail, &span, SLUICE_ACCESS_LOCAL_READ, &mem, NULL);
+		*ret_ns += sluice_now_ns() - start_ns;
+		if (r == 0)
+			rail->transport->mem_unregister(mem);
+	}
+	munmap(span.addr, bytes);
 	return r;
 }
 

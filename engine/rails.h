@@ -26,7 +26,8 @@ struct sluice_watch;
 
 struct sluice_engine_rail {
 	const struct sluice_transport *transport;
-	struct sluice_rail *rail;
+	const void *conf; /* of the transport */
+	struct sluice_rail *rail; /* NULL: given up */
 	struct sluice_rail_limits limits; /* with what the settings say instead */
 	char name[SLUICE_ADDRESS_MAX]; /* its address, as set or as found */
 	char device
@@ -41,6 +42,7 @@ struct sluice_engine_rail {
 struct sluice_rails {
 	struct sluice_engine_rail list[SLUICE_RAILS_MAX];
 	uint32_t count; /* at least 1 in an engine that runs */
+	bool is_auto; /* `transport: auto` */
 	/* Transports that `auto` looked for and did not find, or may not use. */
 	struct sluice_session_lack lacks[SLUICE_LACKS_MAX];
 	uint32_t lack_count;
@@ -61,10 +63,11 @@ int sluice_rail_items_parse(const char *text, struct sluice_rail_item items[SLUI
 int sluice_rails_open(struct sluice_engine *engine, const struct sluice_settings *settings,
 	struct sluice_error *err);
 void sluice_rails_close(struct sluice_engine *engine); /* memory is no longer registered */
-/* How many register guest memory: each counts it once more as locked. */
-uint32_t sluice_rails_registering(const struct sluice_rails *rails);
+/* Tell memory how many rails register it, and what else these lock. */
+void sluice_rails_count_memory(struct sluice_engine *engine);
 
-/* Register a region with every rail, or with none. */
+/* Register a region with every rail, or with none. With `transport: auto` rails that cannot are
+   given up, and their transport becomes a lack. */
 int sluice_rails_add_memory(
 	struct sluice_engine *engine, struct sluice_region *region, struct sluice_error *err);
 void sluice_rails_remove_memory(struct sluice_engine *engine, struct sluice_region *region);
@@ -81,6 +84,12 @@ int sluice_rails_watch(struct sluice_engine *engine);
 int sluice_rails_listen(struct sluice_engine *engine, const struct sluice_peer_address *peer,
 	struct sluice_error *err);
 void sluice_rails_step(struct sluice_engine *engine, uint64_t now_ns);
+
+/* Whether the rail's name is this host, without the port. */
+bool sluice_rail_has_host(const struct sluice_engine_rail *rail, const char *address);
+/* Register @bytes of fresh memory with every rail that registers memory, and let go of it again;
+   how long registering took. -ENOMEM, or what a rail said. */
+int sluice_rails_sample(struct sluice_engine *engine, uint64_t bytes, uint64_t *ret_ns);
 
 /* What a session with this peer may use. @rails: room for all. Returns their count. */
 uint32_t sluice_rails_for_session(const struct sluice_engine *engine,

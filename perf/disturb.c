@@ -32,7 +32,6 @@ static bool cuts_lanes(const struct perf_config *config)
 static int prepare_cuts(
 	struct perf_disturb *d, struct perf_node *target, const char *uri, struct sluice_error *err)
 {
-	json_t *parameters = NULL;
 	int r;
 
 	d->lane_port = perf_network_listener(target->engine.pid, port_of(uri));
@@ -41,16 +40,7 @@ static int prepare_cuts(
 			"it listens on no TCP port for lanes: they cannot be cut");
 	/* Tried out on nothing, so that what cannot be is known before. */
 	r = perf_network_cut(d->lane_port, -1, err);
-	if (r >= 0)
-		r = perf_command(
-			d->source->engine_link, "query-migrate-parameters", NULL, &parameters, err);
-	if (r < 0)
-		return r;
-	d->budget_bytes =
-		(uint64_t)json_integer_value(json_object_get(parameters, "memory-budget"));
-	d->lanes = (uint64_t)json_integer_value(json_object_get(parameters, "lanes"));
-	json_decref(parameters);
-	return 0;
+	return r < 0 ? r : 0;
 }
 
 int perf_disturb_prepare(struct perf_disturb *disturb, const struct perf_config *config,
@@ -132,18 +122,26 @@ static double losses_of(const json_t *lanes)
 	return losses;
 }
 
-void perf_disturb_describe(
-	const struct perf_disturb *disturb, const json_t *stats, const json_t *lanes, json_t *run)
+static double number_of(const json_t *object, const char *key)
 {
-	double resent = json_number_value(json_object_get(stats, "bytes-resent"));
-	double losses = losses_of(lanes), bound;
+	return json_number_value(json_object_get(object, key));
+}
+
+void perf_disturb_describe(const struct perf_disturb *disturb, const json_t *stats,
+	const json_t *lanes, const json_t *ram, json_t *run)
+{
+	double looked_at = number_of(stats, "pages-sent") + number_of(stats, "pages-zero");
+	double again = looked_at - number_of(ram, "pages-first");
+	double bound = number_of(stats, "pages-given-up") + number_of(ram, "pages-dirtied");
 
 	if (disturb->lane_port == 0)
 		return;
 	json_object_set_new(run, "lanes_cut", json_integer((json_int_t)disturb->broken));
-	json_object_set_new(run, "lanes_lost", json_real(losses));
-	json_object_set_new(run, "bytes_resent", json_real(resent));
-	bound = losses * (double)disturb->budget_bytes / (double)disturb->lanes;
+	json_object_set_new(run, "lanes_lost", json_real(losses_of(lanes)));
+	json_object_set_new(run, "bytes_resent", json_real(number_of(stats, "bytes-resent")));
+	json_object_set_new(run, "pages_again", json_real(again));
+	json_object_set_new(run, "pages_given_up", json_real(number_of(stats, "pages-given-up")));
+	json_object_set_new(run, "pages_dirtied", json_real(number_of(ram, "pages-dirtied")));
 	if (bound > 0)
-		json_object_set_new(run, "resent_of_bound", json_real(resent / bound));
+		json_object_set_new(run, "resent_of_bound", json_real(again / bound));
 }

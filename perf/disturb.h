@@ -18,7 +18,6 @@ struct perf_disturb {
 	uint64_t active_ns; /* when pages began to move; 0: not yet */
 	uint64_t held_until_ns; /* 0: not held, or no longer */
 	uint64_t next_cut_ns;
-	uint64_t budget_bytes, lanes; /* of the engine: what a cut may cost */
 	uint64_t broken; /* connections so far */
 };
 
@@ -30,9 +29,10 @@ int perf_disturb_prepare(struct perf_disturb *disturb, const struct perf_config 
 /* Again and again while it migrates, with query-migrate's status. @now_ns is CLOCK_MONOTONIC. */
 int perf_disturb_step(struct perf_disturb *disturb, const char *status, uint64_t now_ns,
 	struct sluice_error *err);
-/* lanes_cut, lanes_lost, bytes_resent; and resent_of_bound, that over the windows of the connections
-   that were lost. @lanes: what query-lanes answers. */
-void perf_disturb_describe(
-	const struct perf_disturb *disturb, const json_t *stats, const json_t *lanes, json_t *run);
+/* lanes_cut, lanes_lost, bytes_resent; pages_again, what was sent more than once, and resent_of_bound,
+   that over what must be: in flight when connections were lost, or dirtied meanwhile. @lanes, @ram:
+   from query-lanes and query-migrate. */
+void perf_disturb_describe(const struct perf_disturb *disturb, const json_t *stats,
+	const json_t *lanes, const json_t *ram, json_t *run);
 
 #endif

@@ -246,6 +246,7 @@ static int put_times(struct migration *m, struct sluice_error *err)
 		json_object_get(m->migrate, "expected-downtime-phases"));
 	json_object_set(m->run, "downtime_phases", json_object_get(m->migrate, "downtime-phases"));
 	put_from(m, "engine_total_ms", m->migrate, "total-time", 1);
+	put_from(m, "setup_ms", m->migrate, "setup-time", 1);
 	put_from(m, "engine_downtime_ms", m->migrate, "downtime-us", 1e-3);
 	return 0;
 }
@@ -318,7 +319,8 @@ static int put_stats(struct migration *m, struct sluice_error *err)
 	put_from(m, "pages_zero", stats, "pages-zero", 1);
 	put_from(m, "inflight_bytes_peak", stats, "inflight-bytes-peak", 1);
 	r = put_budget(m, stats, err);
-	perf_disturb_describe(&m->disturb, stats, lanes, m->run);
+	perf_disturb_describe(
+		&m->disturb, stats, lanes, json_object_get(m->migrate, "ram"), m->run);
 	put_from(m, "pin_ms", stats, "pin-ms", 1);
 	put_from(m, "pages_pinned_during_migration", stats, "pages-pinned-during-migration", 1);
 	put_registered(m, stats, target_stats);

@@ -359,8 +359,11 @@ void sluice_lane_put_back_current(struct sluice_lane *lane)
 
 	if (lane->current == SLUICE_NO_CHUNK)
 		return;
-	for (uint32_t page = 0; page < SLUICE_CHUNK_PAGES; page++)
+	for (uint32_t page = 0; page < SLUICE_CHUNK_PAGES; page++) {
 		if (bit(lane->todo, page) || bit(lane->zeros, page))
 			sluice_ledger_put_back(ledger, lane->current, page, 1);
+		if (bit(lane->zeros, page)) /* looked at, unlike the others */
+			SLUICE_COUNT_ADD(lane->counters.pages_given_up, 1);
+	}
 	lane->current = SLUICE_NO_CHUNK;
 }

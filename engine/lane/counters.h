@@ -14,6 +14,7 @@
 #define SLUICE_LANE_COUNTERS(X)                                                              \
 	X(bytes_placed, "payload bytes that reached the target's memory")                    \
 	X(bytes_resent, "payload bytes given up with a lost lane, to be sent again")         \
+	X(pages_given_up, "pages that a lost lane had in hand and not placed")               \
 	X(pages_sent, "pages written with their content")                                    \
 	X(pages_zero, "pages found zero: not sent, or zeroed at the target")                 \
 	X(pages_zeroed, "of these, pages the target was told to zero")                       \

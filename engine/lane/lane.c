@@ -6,6 +6,7 @@
 #include "engine/lane/lane.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -240,8 +241,10 @@ void sluice_lane_abandon(struct sluice_lane *lane)
 		if (op->kind == SLUICE_OP_WRITE && op->chunk != SLUICE_NO_CHUNK &&
 			lane->head < lane->sent)
 			SLUICE_COUNT_ADD(lane->counters.bytes_resent, op->window_bytes);
-		if (op->chunk != SLUICE_NO_CHUNK)
-			sluice_ledger_put_back(ledger, op->chunk, op->first_page, op->pages);
+		if (op->chunk == SLUICE_NO_CHUNK)
+			continue;
+		SLUICE_COUNT_ADD(lane->counters.pages_given_up, op->pages);
+		sluice_ledger_put_back(ledger, op->chunk, op->first_page, op->pages);
 	}
 	sluice_lane_put_back_current(lane);
 	lane->sent = lane->tail;

@@ -78,6 +78,7 @@ int sluice_lane_set_open(struct sluice_lane_set *set, uint32_t lane, uint32_t pa
 
 	SLUICE_ASSERT(lane < set->count && pair < set->pair_count);
 	SLUICE_ASSERT(slot->standing == SLUICE_LANE_CLOSED);
+	SLUICE_ASSERT(slot->lane == NULL);
 	sluice_node_prefer(place.memory_nodes, &policy);
 	r = make_lane(&conf, &opts, &slot->lane, err);
 	sluice_node_restore(&policy);
@@ -136,6 +137,18 @@ void sluice_lane_set_close_all(struct sluice_lane_set *set)
 		sluice_crew_remove_all(set->crew);
 	for (uint32_t lane = 0; lane < set->count; lane++)
 		sluice_lane_set_close(set, lane);
+}
+
+void sluice_lane_set_fence_all(struct sluice_lane_set *set)
+{
+	SLUICE_ASSERT(set->role == SLUICE_ROLE_TARGET);
+	if (set->crew != NULL)
+		sluice_crew_remove_all(set->crew);
+	for (uint32_t lane = 0; lane < set->count; lane++) {
+		if (set->slots[lane].lane != NULL)
+			sluice_lane_fence(set->slots[lane].lane);
+		set->slots[lane].standing = SLUICE_LANE_CLOSED;
+	}
 }
 
 /* A lane that was lost is not the crew's any more. */

@@ -21,7 +21,8 @@
 
 struct sluice_crew;
 
-#define SLUICE_LANES_MAX 128
+#define SLUICE_LANES_MAX      128
+#define SLUICE_LANE_WHY_BYTES 320
 
 enum sluice_lane_standing {
 	SLUICE_LANE_CLOSED = 0,
@@ -33,11 +34,12 @@ enum sluice_lane_standing {
 
 struct sluice_lane_slot {
 	enum sluice_lane_standing standing;
-	struct sluice_lane *lane; /* NULL when CLOSED or OPENING */
+	struct sluice_lane *lane; /* NULL when CLOSED or OPENING; but see fence_all() */
 	uint32_t epoch; /* of the current or last connection; 0: none yet */
 	uint32_t pair; /* that it goes over, or went */
 	uint32_t losses, reopened, moved; /* moved: source: to another pair of rails */
-	char why_lost[256]; /* its last connection that was; "": the transport has no more to say */
+	char why_lost
+		[SLUICE_LANE_WHY_BYTES]; /* its last connection that was; "": the transport has no more to say */
 	uint32_t worker; /* while held: who stepped it */
 	/* Source: when to open it again, and how long the last wait was; see source_lanes.c. */
 	uint64_t retry_ns, pause_ns, stood_since_ns;
@@ -69,6 +71,9 @@ void sluice_lane_set_lost(struct sluice_lane_set *set, uint32_t lane);
 /* Fence (at a target) and free the connection; its counters are kept. */
 void sluice_lane_set_close(struct sluice_lane_set *set, uint32_t lane);
 void sluice_lane_set_close_all(struct sluice_lane_set *set);
+/* Target: nothing of any lane lands any more, and no lane is opened again. What they hold is freed by
+   close_all(): with many lanes that takes milliseconds, for which a stopped guest need not wait. */
+void sluice_lane_set_fence_all(struct sluice_lane_set *set);
 
 /*
  * Source: no lane is stepped from hold until go_on, nothing is lost. For what lanes read without a

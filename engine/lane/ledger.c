@@ -196,6 +196,13 @@ void sluice_ledger_destroy(struct sluice_ledger *ledger)
 	free(ledger);
 }
 
+/* Two at once may note the lower one: it only bends a rule of thumb. */
+static void note_peak(struct sluice_ledger *ledger, uint32_t outstanding)
+{
+	if (outstanding > __atomic_load_n(&ledger->outstanding_peak, __ATOMIC_RELAXED))
+		__atomic_store_n(&ledger->outstanding_peak, outstanding, __ATOMIC_RELAXED);
+}
+
 /*
  * Queue an IDLE chunk that has dirty bits. The bits were set before and the state is read after,
  * both sequentially consistent, and release does it the other way round: either we see IDLE and
@@ -209,7 +216,7 @@ static void offer(struct sluice_ledger *ledger, uint32_t chunk)
 
 	if (__atomic_load_n(&entry->state, __ATOMIC_SEQ_CST) != CHUNK_IDLE)
 		return;
-	__atomic_fetch_add(&ledger->outstanding, 1, __ATOMIC_SEQ_CST);
+	note_peak(ledger, __atomic_add_fetch(&ledger->outstanding, 1, __ATOMIC_SEQ_CST));
 	if (__atomic_compare_exchange_n(
 		    &entry->state, &idle, CHUNK_QUEUED, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
 		sluice_queue_push(
@@ -239,6 +246,7 @@ uint32_t sluice_ledger_mark(
 	if (bits == 0 || r->closed)
 		return 0;
 	fresh = set_dirty(ledger, &r->dirty[word], bits);
+	__atomic_fetch_add(&ledger->pages_marked, fresh, __ATOMIC_RELAXED);
 	offer(ledger, r->first_chunk + (uint32_t)(word / SLUICE_CHUNK_WORDS));
 	return fresh;
 }
@@ -281,14 +289,28 @@ static bool pop_from(struct sluice_ledger *ledger, uint32_t queue_home, int heat
 	return false;
 }
 
+/* Where this turn begins to look: see ledger.h. */
+static uint32_t first_heat(const struct sluice_ledger *ledger)
+{
+	uint64_t pops = __atomic_load_n(&ledger->pops, __ATOMIC_RELAXED);
+	uint64_t most = __atomic_load_n(&ledger->outstanding_peak, __ATOMIC_RELAXED);
+
+	if (pops < 2 * most || pops % SLUICE_LEDGER_WARM_TURN != 0)
+		return 0;
+	return 1 + (uint32_t)(pops / SLUICE_LEDGER_WARM_TURN % (SLUICE_LEDGER_HEATS - 1));
+}
+
 bool sluice_ledger_pop(
 	struct sluice_ledger *ledger, uint32_t lane, uint32_t home, uint32_t *ret_chunk)
 {
 	const uint8_t *order = ledger->homes[home].order;
 	/* To a lane without a home all chunks are equally near. */
 	uint32_t moves = home == SLUICE_HOME_ANY ? 0 : MOVES_MAX;
+	uint32_t first = first_heat(ledger);
 
-	for (int heat = 0; heat < SLUICE_LEDGER_HEATS; heat++) {
+	for (uint32_t n = 0; n < SLUICE_LEDGER_HEATS; n++) {
+		int heat = (int)((first + n) % SLUICE_LEDGER_HEATS);
+
 		for (uint32_t i = 0; i < ledger->home_count; i++) {
 			uint32_t chunk, old;
 
@@ -297,6 +319,7 @@ bool sluice_ledger_pop(
 			old = __atomic_exchange_n(
 				&ledger->chunks[chunk].state, owned_by(lane), __ATOMIC_ACQ_REL);
 			SLUICE_ASSERT(old == CHUNK_QUEUED);
+			__atomic_fetch_add(&ledger->pops, 1, __ATOMIC_RELAXED);
 			*ret_chunk = chunk;
 			return true;
 		}

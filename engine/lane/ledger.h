@@ -24,6 +24,12 @@
  * one from another node only costs a longer way through the machine. While a migration still has
  * cold chunks everywhere (its bulk) each lane stays at home.
  *
+ * Colder chunks never run out where the guest writes more than may be sent: few of them, dirty
+ * again soon and sent in no time, would keep all others waiting for good, also those whose writer
+ * has long gone elsewhere. So once twice as many chunks were taken as there ever were to send, one
+ * turn in SLUICE_LEDGER_WARM_TURN begins with a warmer heat, each in its turn: as every queue is
+ * first in, first out, every chunk has its turn.
+ *
  * Words shared between threads are plain integers accessed with __atomic builtins.
  *
  * Regions come and go while a migration runs. That is rare, and so it costs lanes nothing: the
@@ -47,6 +53,7 @@
 #include "engine/lane/queue.h"
 
 #define SLUICE_LEDGER_HEATS       4 /* queues of a home, coldest first */
+#define SLUICE_LEDGER_WARM_TURN   8
 #define SLUICE_HOME_ANY           0 /* the home of chunks whose node is not known */
 #define SLUICE_LEDGER_HOMES_MAX   65 /* ANY and 64 nodes */
 #define SLUICE_LEDGER_REGIONS_MAX 64 /* that are part of one migration, ever */
@@ -83,6 +90,9 @@ struct sluice_ledger {
 	uint32_t home_count; /* 1: only ANY */
 	_Alignas(SLUICE_CACHE_LINE) uint64_t pages_dirty; /* dirty bits set */
 	uint32_t outstanding; /* chunks QUEUED or OWNED; never too small */
+	uint32_t outstanding_peak; /* about the most there were at once */
+	uint64_t pops; /* chunks taken from queues */
+	uint64_t pages_marked; /* dirty bits set by mark(), ever: not those put back */
 };
 
 struct sluice_ledger_span {

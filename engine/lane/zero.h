@@ -6,6 +6,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #include "base/bits.h"
 
@@ -27,11 +30,33 @@ static inline bool sluice_bytes_are_zero(const uint8_t *bytes, uint32_t count)
 	return any == 0;
 }
 
+#if defined(__x86_64__)
+/* The same over a whole page, at the speed of memory: the loop above is slower than that. */
+__attribute__((target("avx2"))) static inline bool sluice_page_is_zero_avx2(const uint8_t *page)
+{
+	const __m256i *at = (const __m256i *)(const void *)page;
+	const __m256i *end = at + SLUICE_PAGE_BYTES / sizeof(*at);
+
+	for (; at < end; at += 8) {
+		__m256i low = (at[0] | at[1]) | (at[2] | at[3]);
+		__m256i high = (at[4] | at[5]) | (at[6] | at[7]);
+
+		if (!_mm256_testz_si256(low | high, low | high))
+			return false;
+	}
+	return true;
+}
+#endif
+
 static inline bool sluice_page_is_zero(const uint8_t *page)
 {
 	/* Nearly every page that is not zero says so in its first cache line. */
 	if (!sluice_bytes_are_zero(page, 64))
 		return false;
+#if defined(__x86_64__)
+	if (__builtin_cpu_supports("avx2"))
+		return sluice_page_is_zero_avx2(page);
+#endif
 	for (uint32_t at = 0; at < SLUICE_PAGE_BYTES; at += 512)
 		if (!sluice_bytes_are_zero(page + at, 512))
 			return false;

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +12,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -69,24 +71,25 @@ static int check_overlap(const struct sluice_memory *memory, const struct sluice
 	return 0;
 }
 
-/* The region of this id, when it is the very same memory; NULL with *err set when it is not. */
-static struct sluice_region *adopt(const struct sluice_memory *memory,
-	const struct sluice_region_opts *opts, struct sluice_error *err)
+/* 1: the region of this id is here already, the very same memory. 0: there is none. -EEXIST. */
+static int adopt(const struct sluice_memory *memory, const struct sluice_region_opts *opts,
+	struct sluice_region **ret_region, struct sluice_error *err)
 {
 	struct sluice_region *region = sluice_memory_find(memory, opts->id);
 	struct stat st;
 
 	if (region == NULL)
-		return NULL;
-	if (fstat(opts->fd, &st) == 0 && st.st_dev == region->dev && st.st_ino == region->ino &&
-		opts->fd_offset == region->fd_offset && opts->len_bytes == region->len_bytes &&
-		opts->gpa == region->gpa)
-		return region;
-	sluice_fail(err, -EEXIST, where,
-		"region \"%s\" was added before with another file, offset, size or address; add it "
-		"as it was (query-memory), or memory-remove it first",
-		opts->id);
-	return NULL;
+		return 0;
+	if (fstat(opts->fd, &st) < 0 || st.st_dev != region->dev || st.st_ino != region->ino ||
+		opts->fd_offset != region->fd_offset || opts->len_bytes != region->len_bytes ||
+		opts->gpa != region->gpa)
+		return sluice_fail(err, -EEXIST, where,
+			"region \"%s\" was added before with another file, offset, size or "
+			"address; "
+			"add it as it was (query-memory), or memory-remove it first",
+			opts->id);
+	*ret_region = region;
+	return 1;
 }
 
 /* tmpfs and hugetlbfs only: what a mapping shows must be what the guest sees. */
@@ -168,9 +171,22 @@ static int reopen(int fd)
 	return own >= 0 ? own : fcntl(fd, F_DUPFD_CLOEXEC, 3);
 }
 
+bool sluice_memory_may_lock_all(void)
+{
+	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = {0};
+
+	return syscall(SYS_capget, &header, data) == 0 &&
+	       (data[0].effective & (1u << CAP_IPC_LOCK)) != 0;
+}
+
 uint64_t sluice_memory_lock_bytes(const struct sluice_memory *memory, uint64_t guest_bytes)
 {
-	return (memory->pin == SLUICE_PIN_NONE ? 0 : guest_bytes) + memory->rails * guest_bytes;
+	uint64_t locked = memory->pin == SLUICE_PIN_NONE ? 0 : guest_bytes;
+	uint64_t pinned =
+		memory->rails == 0 ? 0 : memory->rails * guest_bytes + memory->rails_own_bytes;
+
+	return locked > pinned ? locked : pinned;
 }
 
 static int cannot_lock(const struct sluice_memory *memory, const struct sluice_region *region,
@@ -273,11 +289,9 @@ int sluice_memory_add(struct sluice_memory *memory, const struct sluice_region_o
 	struct stat st;
 	int r;
 
-	*ret_region = adopt(memory, opts, err);
-	if (*ret_region != NULL)
-		return 1;
-	if (sluice_memory_find(memory, opts->id) != NULL)
-		return -EEXIST;
+	r = adopt(memory, opts, ret_region, err);
+	if (r != 0)
+		return r;
 	r = check_range(opts, err);
 	if (r == 0)
 		r = check_overlap(memory, opts, err);

@@ -47,7 +47,8 @@ struct sluice_memory {
 	uint32_t count;
 	uint32_t next_wire_id;
 	enum sluice_pin pin;
-	uint32_t rails; /* that register guest memory: each counts it once more as locked */
+	uint32_t rails; /* that register guest memory: each pins it once more */
+	uint64_t rails_own_bytes; /* the most that these pin besides */
 	uint64_t pages_pinned; /* ever asked for: grows only when something is pinned anew */
 	uint64_t pin_ns; /* time spent pinning */
 };
@@ -71,8 +72,12 @@ void sluice_memory_clear(struct sluice_memory *memory);
 struct sluice_region *sluice_memory_find(const struct sluice_memory *memory, const char *id);
 uint64_t sluice_memory_bytes(const struct sluice_memory *memory);
 /* The memlock limit (RLIMIT_MEMLOCK, bytes) that an engine without CAP_IPC_LOCK needs for
-   @guest_bytes of guest memory. */
+   @guest_bytes of guest memory. Linux holds what a process has locked (mlock) and what NICs have
+   pinned of it against the same limit, but each by itself: the larger of the two counts. */
 uint64_t sluice_memory_lock_bytes(const struct sluice_memory *memory, uint64_t guest_bytes);
+
+/* This process may lock as much as it likes (CAP_IPC_LOCK), whatever the limit. */
+bool sluice_memory_may_lock_all(void);
 
 /* Call @fn for each range of the region that may hold data; the gaps are holes of the file, that
    is zeros. Offsets are bytes from the region's start. Where the file cannot tell: one range. */

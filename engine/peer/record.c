@@ -221,6 +221,46 @@ int sluice_record_rehearse(const char *dir, uint64_t *ret_ns, struct sluice_erro
 	return 0;
 }
 
+#define BEGUN ".begun"
+
+int sluice_record_begin(const char *dir, const char *session, struct sluice_error *err)
+{
+	char path[PATH_BYTES];
+	int r = path_of(dir, SLUICE_RECORD_TARGET, session, BEGUN, path, err), fd;
+
+	if (r == 0)
+		r = sluice_record_prepare(dir, err);
+	if (r < 0)
+		return r;
+	fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0)
+		return sluice_fail(err, -errno, where,
+			"%s cannot be made: %s; make room, or "
+			"choose another folder with --set runtime-dir=PATH",
+			path, strerror(errno));
+	close(fd);
+	return 0;
+}
+
+void sluice_record_begin_undo(const char *dir, const char *session)
+{
+	struct sluice_error err = {0};
+	char path[PATH_BYTES];
+
+	if (path_of(dir, SLUICE_RECORD_TARGET, session, BEGUN, path, &err) == 0)
+		unlink(path);
+}
+
+bool sluice_record_has_begun(const char *dir, const char *session)
+{
+	struct sluice_error err = {0};
+	char path[PATH_BYTES];
+
+	/* Not to know is no "no". */
+	return path_of(dir, SLUICE_RECORD_TARGET, session, BEGUN, path, &err) == 0 &&
+	       (access(path, F_OK) == 0 || errno != ENOENT);
+}
+
 int sluice_record_decide(const char *dir, enum sluice_record_side side, const char *session,
 	enum sluice_decision decision, enum sluice_decision *ret_decision, struct sluice_error *err)
 {
@@ -256,6 +296,8 @@ int sluice_record_decide(const char *dir, enum sluice_record_side side, const ch
 	/* In place, so it holds: whoever asks from now on is told this. Should the folder not reach
 	   the disk, only a host that loses power forgets it, and its guest with it. */
 	sync_dir(dir);
+	if (side == SLUICE_RECORD_TARGET)
+		sluice_record_begin_undo(dir, session);
 	*ret_decision = decision;
 	return 0;
 }

@@ -12,6 +12,7 @@
 #ifndef SLUICE_ENGINE_PEER_RECORD_H
 #define SLUICE_ENGINE_PEER_RECORD_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include <sluice/error.h>
@@ -36,6 +37,17 @@ int sluice_record_prepare(const char *dir, struct sluice_error *err);
  * is known to work before a session begins, and how long it takes is known, too.
  */
 int sluice_record_rehearse(const char *dir, uint64_t *ret_ns, struct sluice_error *err);
+/*
+ * Target: note that a session begins, before anything is said to its source; decide() takes the note
+ * away. A successor that is asked about a session without note and record knows that no engine here
+ * ever said *prepared* to it, so that nobody will tell one to commit, and answers without a record:
+ * who asks about sessions that never were leaves no files. The note need not outlive the host: with
+ * it goes the engine that it is about.
+ */
+int sluice_record_begin(const char *dir, const char *session, struct sluice_error *err);
+/* The session was refused after all. */
+void sluice_record_begin_undo(const char *dir, const char *session);
+bool sluice_record_has_begun(const char *dir, const char *session);
 /* Decide, unless it is decided: *ret_decision is what holds now. */
 int sluice_record_decide(const char *dir, enum sluice_record_side side, const char *session,
 	enum sluice_decision decision, enum sluice_decision *ret_decision,

@@ -23,7 +23,7 @@
 #define LOAD_VMM_TURNS   1 /* device-loaded */
 #define GIVE_VMM_TURNS   1 /* SWITCHOVER_COMMIT and its answer */
 #define COMMIT_VMM_TURNS 1 /* MIGRATION completed */
-#define LANE_CLOSE_NS    (40 * 1000ull)
+#define LANE_CLOSE_NS    (10 * 1000ull)
 
 static uint64_t per_second(uint64_t amount, uint64_t ns)
 {

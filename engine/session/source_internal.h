@@ -113,6 +113,7 @@ struct sluice_source {
 	bool final_sync_done;
 	uint64_t sync_asked_ns, sync_took_ns, sync_min_ns, next_sync_ns;
 	uint64_t interval_start_ns, interval_placed_bytes, drained_ns;
+	uint64_t pages_first; /* dirty when pages began to move */
 	struct sluice_policy_state policy_state;
 	uint64_t predicted_downtime_ns; /* the latest */
 	/* What was predicted when it was decided to switch, and what came of it. */
@@ -126,7 +127,7 @@ struct sluice_source {
 	char devices[256][SLUICE_DEVICE_NAME_BYTES];
 
 	uint64_t lanes_gone_ns; /* when the last lane was lost; 0: not yet */
-	char last_lane_why[256];
+	char last_lane_why[SLUICE_LANE_WHY_BYTES]; /* of the lane that was lost last */
 
 	/* The peer link. Between `resume` and `resumed` it is up and nothing else may be said. */
 	bool link_up, hello_said, resuming;
@@ -258,6 +259,7 @@ uint64_t source_regions_deadline_ns(const struct sluice_source *s);
 void source_on_region_added(struct sluice_source *s, const json_t *message);
 void source_on_region_removed(struct sluice_source *s, const json_t *message);
 bool source_region_moves(const struct sluice_source *s, uint32_t region); /* in the ledger */
+void source_regions_json(const struct sluice_source *s, json_t *reply);
 bool source_regions_settled(const struct sluice_source *s); /* none comes or goes */
 
 /* source_report.c */

@@ -65,13 +65,16 @@ static void choose_pause(struct sluice_source *s, struct sluice_lane_slot *slot)
 	slot->tries++;
 }
 
-static void lane_lost(struct sluice_source *s, uint32_t lane, int status)
+/* A lane that ended by itself knows more than its errno. */
+static void lane_lost(struct sluice_source *s, uint32_t lane, int status, bool ended)
 {
+	const char *why;
+
 	choose_pause(s, slot_of(s, lane));
 	sluice_lane_set_lost(&s->lanes, lane);
+	why = slot_of(s, lane)->why_lost;
 	snprintf(s->last_lane_why, sizeof(s->last_lane_why), "%s",
-		slot_of(s, lane)->why_lost[0] != '\0' ? slot_of(s, lane)->why_lost
-						      : strerror(-status));
+		ended && *why != '\0' ? why : strerror(-status));
 	if (s->state == SOURCE_SETUP && count_standing(s, SLUICE_LANE_ACTIVE) == 0 &&
 		count_standing(s, SLUICE_LANE_CONNECTING) == 0 &&
 		count_standing(s, SLUICE_LANE_OPENING) == 0) {
@@ -249,7 +252,7 @@ static void on_note(struct sluice_source *s, uint32_t lane, const struct sluice_
 		connected(s, lane);
 		break;
 	case SLUICE_NOTE_LOST:
-		lane_lost(s, lane, note->status);
+		lane_lost(s, lane, note->status, true);
 		break;
 	case SLUICE_NOTE_RECEIVED:
 		source_fail_text(s, -EPROTO,
@@ -292,7 +295,7 @@ static void watch_progress(struct sluice_source *s, uint32_t lane, uint64_t now_
 		slot->completed = completed;
 		slot->progress_ns = now_ns;
 	} else if (sluice_has_passed(now_ns, slot->progress_ns, s->conf.lane_timeout_ns)) {
-		lane_lost(s, lane, -ETIMEDOUT);
+		lane_lost(s, lane, -ETIMEDOUT, false);
 	}
 }
 

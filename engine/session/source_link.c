@@ -179,7 +179,7 @@ void sluice_source_peer_message(struct sluice_source *s, const json_t *message)
 		{"resumed", OURS, source_on_resumed, true},
 		{"fenced", IN(SETUP) | IN(ACTIVE) | IN(READY) | IN(DRAIN), source_on_fenced},
 		{"lane-ticket", OURS, source_on_lane_ticket},
-		{"region-added", IN(SETUP) | IN(ACTIVE), source_on_region_added},
+		{"region-added", OURS, source_on_region_added},
 		{"region-removed", IN(SETUP) | IN(ACTIVE), source_on_region_removed},
 		{"credit", IN(ACTIVE) | IN(READY) | IN(DRAIN), on_credit},
 		{"prepared", IN(PREPARE), source_on_prepared},

@@ -372,3 +372,26 @@ const char *sluice_source_region_standing(const struct sluice_source *s, uint32_
 	}
 	return "leaving";
 }
+
+/* The first that is in the way. */
+void source_regions_json(const struct sluice_source *s, json_t *reply)
+{
+	uint32_t i = 0;
+	const char *who;
+
+	while (i < s->conf.region_count && (s->region_states[i].standing == REGION_MOVING ||
+						   s->region_states[i].standing == REGION_GONE))
+		i++;
+	if (i == s->conf.region_count)
+		return;
+	if (s->region_states[i].standing != REGION_WAITING)
+		who = "is being removed";
+	else if (s->region_states[i].sync_from == 0)
+		who = "has no feed: the source's VMM adds it with feed-add";
+	else if (s->region_states[i].answer == NULL)
+		who = "is not at the target: its VMM adds it with memory-add";
+	else
+		who = "is not tracked yet: the source's VMM answers DIRTY_SYNC";
+	json_object_set_new(
+		reply, "waits-for", json_sprintf("region \"%s\" %s", s->conf.regions[i].id, who));
+}

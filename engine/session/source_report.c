@@ -44,18 +44,21 @@ static json_int_t ms(uint64_t ns)
 
 static json_t *ram(const struct sluice_source *s, const struct sluice_lane_counters *sum)
 {
+	uint64_t marked = __atomic_load_n(&s->ledger->pages_marked, __ATOMIC_RELAXED);
 	uint64_t total = 0;
 
 	for (uint32_t i = 0; i < s->conf.region_count; i++)
 		total += s->conf.regions[i].len_bytes;
-	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f}", "total",
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f}", "total",
 		(json_int_t)total, "remaining",
 		(json_int_t)(s->state == SOURCE_SETUP ? total : source_bytes_left(s)),
 		"transferred", (json_int_t)sum->bytes_placed, "duplicate",
 		(json_int_t)sum->pages_zero, "normal", (json_int_t)sum->pages_sent, "normal-bytes",
 		(json_int_t)(sum->pages_sent << SLUICE_PAGE_SHIFT), "dirty-pages-rate",
 		(json_int_t)s->dirty_pages_per_s, "dirty-sync-count", (json_int_t)s->sync_id,
-		"page-size", (json_int_t)SLUICE_PAGE_BYTES, "mbps",
+		"pages-first", (json_int_t)s->pages_first, "pages-dirtied",
+		(json_int_t)(s->pages_first != 0 ? marked - s->pages_first : 0), "page-size",
+		(json_int_t)SLUICE_PAGE_BYTES, "mbps",
 		(double)s->policy_state.placed_bytes_per_s * 8 / 1e6);
 }
 
@@ -101,6 +104,8 @@ json_t *sluice_source_query(const struct sluice_source *s)
 	json_object_set_new(reply, "bytes-resent", json_integer((json_int_t)sum.bytes_resent));
 	source_pause_json(s, reply);
 	source_rails_json(s, reply);
+	if (!sluice_source_is_over(s))
+		source_regions_json(s, reply);
 	if (s->state == SOURCE_COMPLETED && s->stopped_ns != 0) {
 		json_object_set_new(reply, "downtime", json_integer(ms(s->over_ns - s->ready_ns)));
 		json_object_set_new(reply, "downtime-us",

@@ -83,6 +83,7 @@ static void activate(struct sluice_source *s)
 	for (uint32_t i = 0; i < s->conf.region_count; i++)
 		if (source_region_moves(s, i))
 			source_mark_region(s, i);
+	s->pages_first = __atomic_load_n(&s->ledger->pages_marked, __ATOMIC_RELAXED);
 	source_ping(s);
 	s->active_ns = now_ns;
 	start_interval(s, now_ns);
@@ -94,12 +95,10 @@ static void activate(struct sluice_source *s)
 
 void source_activate_when_ready(struct sluice_source *s)
 {
-	/* A lane that was lost already is opened again later; one that may still come is waited for. */
+	/* One lane is enough to begin: the others send as soon as they stand. */
 	if (s->state == SOURCE_SETUP && s->sync_id == 1 && !s->sync_outstanding &&
 		source_link_usable(s) &&
-		sluice_lane_set_standing(&s->lanes, SLUICE_LANE_ACTIVE) > 0 &&
-		sluice_lane_set_standing(&s->lanes, SLUICE_LANE_CONNECTING) == 0 &&
-		sluice_lane_set_standing(&s->lanes, SLUICE_LANE_OPENING) == 0)
+		sluice_lane_set_standing(&s->lanes, SLUICE_LANE_ACTIVE) > 0)
 		activate(s);
 }
 

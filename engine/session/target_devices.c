@@ -70,7 +70,7 @@ void target_prepare_when_loaded(struct sluice_target *t)
 		return;
 	}
 	/* Nothing may land after this: each connection is fenced and gone. */
-	sluice_lane_set_close_all(&t->lanes);
+	sluice_lane_set_fence_all(&t->lanes);
 	target_enter(t, TARGET_PREPARED);
 	target_send(t, json_pack("{s:s}", "type", "prepared"));
 }

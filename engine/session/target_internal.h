@@ -124,8 +124,9 @@ bool target_waits_for_region(const struct sluice_target *t);
 /* target_lanes.c */
 void target_void_tickets(struct sluice_target *t); /* the peer link is gone */
 void target_on_lane_open(struct sluice_target *t, const json_t *message);
-json_t *target_held_slots(const struct sluice_target *t, uint32_t lane); /* or of all lanes */
+json_t *target_held_slots(struct sluice_target *t, uint32_t lane); /* or of all lanes */
 #define TARGET_ALL_LANES UINT32_MAX
+#define TARGET_HELD_TOLD UINT8_MAX /* of held_from: the source knows that it is here */
 void target_read_mailboxes(struct sluice_target *t);
 void target_on_fence(struct sluice_target *t, const json_t *message);
 

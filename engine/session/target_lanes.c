@@ -108,14 +108,18 @@ void target_read_mailboxes(struct sluice_target *t)
 	}
 }
 
-json_t *target_held_slots(const struct sluice_target *t, uint32_t lane)
+/* Once told they are no lane's any more: if the same lane is lost again, it has not brought them. */
+json_t *target_held_slots(struct sluice_target *t, uint32_t lane)
 {
 	json_t *slots = json_array();
 
-	for (uint32_t slot = 0; slot < t->conf.inbox->slots; slot++)
-		if (lane == TARGET_ALL_LANES ? t->held_from[slot] != 0
-					     : t->held_from[slot] == 1 + lane)
-			json_array_append_new(slots, json_integer((json_int_t)slot));
+	for (uint32_t slot = 0; slot < t->conf.inbox->slots; slot++) {
+		if (lane == TARGET_ALL_LANES ? t->held_from[slot] == 0
+					     : t->held_from[slot] != 1 + lane)
+			continue;
+		t->held_from[slot] = TARGET_HELD_TOLD;
+		json_array_append_new(slots, json_integer((json_int_t)slot));
+	}
 	return slots;
 }
 

@@ -60,6 +60,7 @@ static void commit(struct sluice_target *t)
 	}
 	target_enter(t, TARGET_COMPLETED);
 	target_send(t, json_pack("{s:s}", "type", "committed"));
+	sluice_lane_set_close_all(&t->lanes);
 }
 
 static void on_commit(struct sluice_target *t, const json_t *message)

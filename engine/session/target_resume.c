@@ -9,6 +9,8 @@
  *
  *   fence, fenced          every lane is fenced now
  *   lane-open, lane-ticket epochs: the latest connection of each lane that was opened here
+ *   region-add, -added     the source repeats them while it waits, and is answered each time
+ *   region-remove, -removed   the same
  *   device                 devices: how many were heard of; the source repeats the rest
  *   credit                 credits: how often each slot was given back, ever; held: what is here
  *   finish, prepared       state

@@ -73,10 +73,19 @@ struct sluice_vmm_memory {
 	uint64_t gpa; /* guest-physical address, bytes */
 };
 
-/* getfd + memory-add. The same region (id, file, range, address) given again, by a VMM that
+/* getfd + memory-add, then sluice_vmm_feed_bitmap(); before the guest gets the memory. Also while a
+   migration runs, until SWITCHOVER_READY: then -EBUSY. The same region (id, file, range, address) given again, by a VMM that
    connected anew, is found as it was: nothing is pinned again. */
 int sluice_vmm_memory_add(
 	struct sluice_vmm *vmm, const struct sluice_vmm_memory *memory, struct sluice_error *err);
+
+/*
+ * memory-remove: the guest has no use of region @id any more, and will not touch it. 0: the engine
+ * has let go of it. 1: a migration runs; its lanes flush the region first and the target is told,
+ * and MEMORY_REMOVED (text: the id) follows, or is here already. -EBUSY: the guest is being stopped
+ * for the switchover; the region stays. -ENOENT.
+ */
+int sluice_vmm_memory_remove(struct sluice_vmm *vmm, const char *id, struct sluice_error *err);
 
 /*
  * memory-discard: pages of region @id were given back to the system (balloon, free-page
@@ -100,7 +109,8 @@ struct sluice_vmm_event {
 	char name[48]; /* "DIRTY_SYNC", "THROTTLE", "SWITCHOVER_READY", ... */
 	char *data_json; /* a JSON object; never NULL; owned by the event */
 	uint64_t id; /* DIRTY_SYNC: sync id. THROTTLE: percent. Otherwise 0 */
-	char text[64]; /* MIGRATION: status. DEVICE_OPEN: device id. Otherwise "" */
+	char text[64]; /* MIGRATION: status. DEVICE_OPEN: device id. MEMORY_WANTED, MEMORY_RELEASED,
+			  MEMORY_REMOVED: region id. Otherwise "" */
 };
 
 /*

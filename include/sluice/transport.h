@@ -80,6 +80,8 @@ struct sluice_rail_limits {
 	uint32_t send_bytes_max; /* longest SEND, at least SLUICE_SEND_BYTES_MAX */
 	uint64_t link_bytes_per_s; /* nominal; 0 when unknown */
 	int numa_node; /* -1 when unknown */
+	uint64_t lock_bytes_max; /* the most that it locks besides guest memory: its lanes' own
+				    buffers and queues, staging */
 };
 
 /* A rail that could be opened here: one address of one NIC, as the system tells it. */

@@ -26,6 +26,43 @@ static void zero_flush_write(void)
 	fixture_close(f);
 }
 
+/*
+ * The target's CPU is slow, and a ZERO may be its work: the WRITE behind it waits, others do not.
+ * Then the other way round: nothing of a ZERO is done before the WRITE in front of it.
+ */
+static void zero_write_slow_target(void)
+{
+	struct fixture *f = fixture_open();
+	struct lane *lane;
+
+	if (f == NULL)
+		return;
+	lane = lane_connect(f);
+	for (int i = 0; i < 20 && (f->pair.driver->flags & CONFORMANCE_OVERLAPS_IN_ORDER); i++) {
+		struct sluice_op ops[] = {
+			op_zero_modelled(f, 0, 4 * SLUICE_PAGE_BYTES),
+			op_write_modelled(f, 0, SLUICE_PAGE_BYTES, SLUICE_PAGE_BYTES),
+			op_write_modelled(f, 4096, 64 * SLUICE_PAGE_BYTES, SLUICE_PAGE_BYTES),
+			op_zero_modelled(f, 64 * SLUICE_PAGE_BYTES, SLUICE_PAGE_BYTES),
+		};
+		uint32_t taken;
+
+		lane->target_sleeps = true;
+		taken = end_offer(f, &lane->source, ops, 4);
+		CU_ASSERT(taken > 0);
+		for (int turn = 0; turn < 100; turn++)
+			fixture_step(f);
+		if (taken < 4)
+			taken += end_offer(f, &lane->source, ops + taken, 4 - taken);
+		CU_ASSERT(!end_has_placed(&lane->source, ops[0].seq));
+		lane->target_sleeps = false;
+		CU_ASSERT(end_submit(f, &lane->source, ops + taken, 4 - taken));
+		CU_ASSERT(end_flush(f, &lane->source));
+		CU_ASSERT(memory_as_modelled(f));
+	}
+	fixture_close(f);
+}
+
 /* A message that says "page i is there" is right. */
 static void send_behind_writes(void)
 {
@@ -338,6 +375,7 @@ static void ownership_changes(void)
 
 CU_TestInfo cases_order[] = {
 	{"ZERO, FLUSH, WRITE", zero_flush_write},
+	{"ZERO and WRITE of the same page, and a slow target", zero_write_slow_target},
 	{"a message comes behind the writes before it", send_behind_writes},
 	{"messages both ways", send_both_ways},
 	{"PLACED is cumulative and true", placed_is_cumulative},

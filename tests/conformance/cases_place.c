@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* cases_place.c: WRITE and ZERO store exactly what they say, where they say. */
 #include <string.h>
+#include <sys/mman.h>
 
 #include "tests/conformance/harness.h"
 
@@ -165,6 +166,79 @@ static void random_extents(void)
 	fixture_close(f);
 }
 
+static void discard(struct fixture *f, struct sluice_mem *mem, uint8_t *base, uint64_t offset)
+{
+	CU_ASSERT_EQUAL(madvise(base + offset, SLUICE_PAGE_BYTES, MADV_REMOVE), 0);
+	if (f->transport->mem_discarded != NULL)
+		CU_ASSERT_EQUAL(
+			f->transport->mem_discarded(mem, offset, SLUICE_PAGE_BYTES, NULL), 0);
+}
+
+/* A hole is punched into the source's memory, and filled anew: the new page is what is sent. */
+static void source_discards(void)
+{
+	enum { PAGES = 16 };
+	struct fixture *f = fixture_open();
+	struct lane *lane;
+
+	if (f == NULL)
+		return;
+	lane = lane_connect(f);
+	for (uint32_t i = 0; i < PAGES; i++) {
+		uint64_t offset = fixture_random(f) % (REGION_BYTES >> 12) << 12;
+		struct sluice_op op = op_write(f, offset, offset, 4096);
+
+		/* Under way while the page goes: either content may arrive. */
+		CU_ASSERT(end_submit(f, &lane->source, &op, 1));
+		discard(f, f->local_mem, f->local, offset);
+		memset(f->local + offset, 0x30 + (int)i, SLUICE_PAGE_BYTES);
+		op = op_write_modelled(f, offset, offset, 4096);
+		CU_ASSERT(end_submit(f, &lane->source, &op, 1));
+		CU_ASSERT(end_flush(f, &lane->source));
+		CU_ASSERT(memory_as_modelled(f));
+	}
+	CU_ASSERT(!lane->source.lost);
+	fixture_close(f);
+}
+
+/* The same at the target, which tells its peer the new key. Where it has changed, the old one is
+   no good any more. */
+static void target_discards(void)
+{
+	const uint64_t offset = 5 * SLUICE_PAGE_BYTES;
+	struct fixture *f = fixture_open();
+	struct sluice_remote *before;
+	uint8_t key[SLUICE_KEY_BYTES_MAX], old_key[SLUICE_KEY_BYTES_MAX];
+	struct sluice_op op;
+	struct lane *lane;
+	int bytes;
+
+	if (f == NULL)
+		return;
+	f->transport->mem_export(f->region_mem, old_key, sizeof(old_key));
+	discard(f, f->region_mem, f->region, offset);
+	memset(f->model + GUARD_BYTES + offset, 0, SLUICE_PAGE_BYTES);
+	CU_ASSERT(memory_as_modelled(f));
+	before = f->remote;
+	bytes = f->transport->mem_export(f->region_mem, key, sizeof(key));
+	CU_ASSERT_EQUAL(
+		f->transport->mem_import(f->pair.source, key, (size_t)bytes, &f->remote, NULL), 0);
+	lane = lane_connect(f);
+	op = op_write_modelled(f, 0, offset, 4096);
+	CU_ASSERT(end_submit(f, &lane->source, &op, 1));
+	CU_ASSERT(end_flush(f, &lane->source));
+	CU_ASSERT(memory_as_modelled(f));
+	if (memcmp(key, old_key, (size_t)bytes) != 0) {
+		op = op_write(f, 4096, offset, 4096);
+		op.remote = before;
+		CU_ASSERT(end_submit(f, &lane->source, &op, 1));
+		STEP_UNTIL(f, lane->source.lost);
+		CU_ASSERT(memory_as_modelled(f));
+	}
+	f->transport->mem_forget(before);
+	fixture_close(f);
+}
+
 CU_TestInfo cases_place[] = {
 	{"WRITE to the first and the last page, and nowhere else", first_and_last_page},
 	{"the smallest WRITE and ZERO", smallest_op},
@@ -173,5 +247,7 @@ CU_TestInfo cases_place[] = {
 	{"ZERO", zero},
 	{"ZERO and WRITE side by side", zeroes_between_writes},
 	{"random extents", random_extents},
+	{"a hole in the source's memory", source_discards},
+	{"a hole in the target's memory", target_discards},
 	CU_TEST_INFO_NULL,
 };

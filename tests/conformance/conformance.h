@@ -23,6 +23,9 @@ enum conformance_flags {
 	/* PLACED does not say that the target's CPU sees it (RDMA): the suite flushes before it
 	   looks. A transport without this flag has to show at PLACED what it placed. */
 	CONFORMANCE_PLACED_UNSEEN = 1 << 1,
+	/* More than the contract asks for: a WRITE takes effect behind a ZERO of the same lane and
+	   the same bytes, placed or not. */
+	CONFORMANCE_OVERLAPS_IN_ORDER = 1 << 2,
 };
 
 /* Two rails of one transport that reach each other. Filled by pair_open. */

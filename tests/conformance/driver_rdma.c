@@ -8,19 +8,17 @@
  * not to accept packets that come to the target's interface from an address of this host.
  */
 #include <errno.h>
-#include <ifaddrs.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "base/inet.h"
 #include "base/params.h"
 #include "tests/conformance/conformance.h"
+#include "tests/conformance/rdma_ports.h"
 #include "transports/rdma/rdma.h"
 
-#define SKIPPED   77
-#define RAILS_MAX 16
+#define SKIPPED 77
 
 static char source_address[SLUICE_ADDRESS_MAX], target_address[SLUICE_ADDRESS_MAX];
 static char target_interface[64];
@@ -101,63 +99,13 @@ static void kill_peer(struct conformance_pair *pair, struct sluice_conn *conn)
 	cut_wire(true);
 }
 
-/* The interface that has the IPv4 address @text, and its network. */
-static bool find_interface(const char *text, char name[64], uint32_t *ret_network)
-{
-	struct ifaddrs *list, *at;
-	struct sluice_inet wanted;
-	bool found = false;
-
-	if (sluice_inet_parse(text, &wanted, NULL) < 0 || getifaddrs(&list) < 0)
-		return false;
-	for (at = list; at != NULL && !found; at = at->ifa_next) {
-		const struct sockaddr_in *in = (const struct sockaddr_in *)(void *)at->ifa_addr;
-		const struct sockaddr_in *mask =
-			(const struct sockaddr_in *)(void *)at->ifa_netmask;
-
-		found = in != NULL && mask != NULL && in->sin_family == AF_INET &&
-			in->sin_addr.s_addr == wanted.u.in.sin_addr.s_addr;
-		if (found) {
-			snprintf(name, 64, "%s", at->ifa_name);
-			*ret_network = in->sin_addr.s_addr & mask->sin_addr.s_addr;
-		}
-	}
-	freeifaddrs(list);
-	return found;
-}
-
-/* The first two ports that can carry lanes and are in one network. */
-static bool find_rails(void)
-{
-	struct sluice_rail_info rails[RAILS_MAX];
-	struct sluice_error err = {0};
-	int count = sluice_transport_rdma.probe(&conf, rails, RAILS_MAX, &err);
-	uint32_t network = 0, other = 0;
-
-	if (count < 0)
-		printf("skipped: %s\n", err.text);
-	for (int i = 0; i < count && i < RAILS_MAX; i++) {
-		printf("%s %s: %s\n", rails[i].device, rails[i].address, rails[i].note);
-		if (!rails[i].usable || !find_interface(rails[i].address, target_interface, &other))
-			continue;
-		snprintf(network == 0 ? source_address : target_address, SLUICE_ADDRESS_MAX, "%s",
-			rails[i].address);
-		if (other == network)
-			return true;
-		network = network == 0 ? other : network;
-	}
-	if (count >= 0)
-		printf("skipped: two RDMA ports in one IPv4 network are needed\n");
-	return false;
-}
-
 /* Arguments are settings of both rails, such as registration-size=2M. */
 int main(int argc, char **argv)
 {
 	static const struct conformance_driver driver = {
 		.name = "rdma",
 		.transport = &sluice_transport_rdma,
-		.flags = CONFORMANCE_PLACED_UNSEEN,
+		.flags = CONFORMANCE_PLACED_UNSEEN | CONFORMANCE_OVERLAPS_IN_ORDER,
 		.pair_open = pair_open,
 		.pair_close = pair_close,
 		.now_ns = now_ns,
@@ -166,6 +114,8 @@ int main(int argc, char **argv)
 		.kill_peer = kill_peer,
 	};
 	struct sluice_error err = {0};
+	uint32_t network;
+	int status;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	sluice_params_defaults(sluice_rdma_params, &conf);
@@ -175,8 +125,9 @@ int main(int argc, char **argv)
 			return 1;
 		}
 	}
-	if (!find_rails())
-		return SKIPPED;
+	status = rdma_ports_find(source_address, target_address);
+	if (status != 0 || !rdma_ports_interface(target_address, target_interface, &network))
+		return status;
 	if (geteuid() != 0) {
 		printf("skipped: cutting a wire needs root\n");
 		return SKIPPED;

@@ -78,6 +78,7 @@ int main(int argc, char **argv)
 	static const struct conformance_driver driver = {
 		.name = "tcp",
 		.transport = &sluice_transport_tcp,
+		.flags = CONFORMANCE_OVERLAPS_IN_ORDER,
 		.pair_open = pair_open,
 		.pair_close = pair_close,
 		.now_ns = now_ns,

@@ -44,7 +44,8 @@ def value_of(types, spec, name=""):
                 not KNOWN[name] or spec["of"].get("type") != "object"):
             return KNOWN[name]
         return [value_of(types, spec["of"])] if spec.get("max", 1) > 0 else []
-    if name in KNOWN and (kind != "enum" or KNOWN[name] in spec["values"]):
+    if name in KNOWN and (kind != "enum" or KNOWN[name] in spec["values"]) and \
+            (kind != "int" or isinstance(KNOWN[name], int)):
         return KNOWN[name]
     return {
         "str": lambda: "x" * max(1, spec.get("min", 0)),
@@ -103,6 +104,35 @@ def seeds_psk():
     yield "one", f"vm1:{key}\n"
     yield "several", f"a:{key}\r\n\nvm1:{key * 4}\n#766d31:{key}\n"
     yield "bad", f"vm1\n:{key}\nvm1:{key[:30]}\nvm1:zz\n#00:{key}\n"
+
+
+# What OpenSSL said with the key of tests/fuzz/tls.c: a ClientHello, and a ServerHello with what follows.
+TLS_HELLO = bytes.fromhex(
+        "1603010108010001040303ac8f4b9e6bee419c56708ba320634faa5efc5b3f7f81b1f469404395c4d8c05a20"
+        "2fa2f45b53a8d69e7d9a5b98effce70d5ccebf8997d32e565cf5d4c948e2831e0004130200ff010000b7000b"
+        "000403000102000a00080006001d001700180016000000170000000d001e001c040305030603080708080809"
+        "080a080b080408050806040105010601002b0003020304002d00020101003300260024001d00208a3a566901"
+        "49f1b6c6ebaece7bd2d4e5f25ca6994aa0b84f0ab3502567fee1440029003e00090003766d31000000000031"
+        "30ff42b9bdc72c86a93280ff34e01a5ace550c4abde2b7d32f4fe5df1f3ae2b25bc7b5917709f395713cfc1f"
+        "e360351167")
+TLS_ANSWER = bytes.fromhex(
+        "16030300800200007c0303003b3fe8a006c09e8d8ded00a0e4f491ce5211d8499438beb0b3cc8e201855ca20"
+        "2fa2f45b53a8d69e7d9a5b98effce70d5ccebf8997d32e565cf5d4c948e2831e1302000034002b0002030400"
+        "330024001d0020e9c2a57f6ff3c95c05eaa15b01d91a28605c2e68dc7c72d959e9e301e2855f500029000200"
+        "0014030300010117030300179eb5d471cd7ab1e19de80455da4ac1a917dd2f7756487f17030300450be7c854"
+        "bec3eca904bd76709f543ed08f9534e2f2246d0d0d24fae346adf9697b9e65ef9506b84ad733b006dae04536"
+        "18e0da2a7dcfb8f133df33c8c49dea61d2a59541fa")
+
+
+def seeds_tls():
+    yield "hello", b"\0" + TLS_HELLO
+    yield "answer", b"\1" + TLS_ANSWER
+    yield "hello-twice", b"\0" + TLS_HELLO * 2
+    yield "half", b"\0" + TLS_HELLO[:len(TLS_HELLO) // 2]
+    yield "alert", b"\1" + bytes.fromhex("15030300020228")
+    yield "old", b"\0" + TLS_HELLO.replace(b"\x03\x04", b"\x03\x02")
+    yield "clear", b"\0" + b'{"type": "hello"}\r\n'
+    yield "nothing", b"\1"
 
 
 def seeds_text():

@@ -238,6 +238,16 @@ COMMAND(session_resolve)
 	return NULL;
 }
 
+COMMAND(memory_remove)
+{
+	bool removed = strcmp(text_arg(args, "id"), "ram") == 0;
+
+	if (!removed)
+		sluice_server_event(((struct toy *)ctx)->server, "MEMORY_REMOVED",
+			json_pack("{s:s}", "id", text_arg(args, "id")));
+	return json_pack("{s:b}", "removed", removed);
+}
+
 COMMAND(preflight)
 {
 	return json_pack("{s:b,s:[{s:s,s:s,s:s},{s:s,s:s,s:s}],s:i}", "ok", 1, "checks", "name",
@@ -257,7 +267,7 @@ COMMAND(quit)
 static const struct sluice_command commands[] = {
 	{"query-status", query_status},
 	{"memory-add", memory_add},
-	{"memory-remove", do_nothing},
+	{"memory-remove", memory_remove},
 	{"memory-discard", do_nothing},
 	{"query-memory", query_memory},
 	{"feed-add", take_fd},

@@ -72,6 +72,7 @@ expect 0 'being resumed' "$sluice" recover tcp:127.0.0.1:1
 expect 2 'unexpected argument' "$sluice" recover tcp:127.0.0.1:1 2
 expect 0 '^region .*guest address' "$sluice" memory
 expect 0 '^warning +discards' "$sluice" preflight
+expect 2 "unknown option '--vmm'" "$sluice" preflight --vmm X
 expect 0 '^status +committed$' "$sluice" session
 expect 0 '^status +none$' "$sluice" session unknown
 expect 1 'is not in doubt' "$sluice" resolve 1 committed

@@ -10,6 +10,7 @@ import fcntl
 import mmap
 import os
 import re
+import sys
 import tempfile
 
 import lab as lab_module
@@ -33,12 +34,19 @@ def memfd(size, seal=True, flags=os.MFD_ALLOW_SEALING):
     finally:
         os.close(fd)
 
+LAUNCH = """import os, socket, sys
+ours, theirs = socket.socketpair()
+theirs.set_inheritable(True)
+os.execv(sys.argv[1], [*sys.argv[1:], "--control-fd", str(theirs.fileno())])
+"""
+
 
 class Engine:
     """An engine started by hand, and the connection that acts as its VMM."""
 
-    def __init__(self, lab, name, netns=None, **settings):
-        """@netns: the network namespace that it lives in."""
+    def __init__(self, lab, name, netns=None, launched=False, **settings):
+        """@netns: the network namespace that it lives in. @launched: as by a VMM, which is gone at
+        once; we are the one that comes back, so that `linger` must be long enough for that."""
         folder = os.path.join(lab.folder, name)
         os.mkdir(folder)
         self.lab, self.name, self.folder = lab, name, folder
@@ -50,6 +58,8 @@ class Engine:
         lanes = lab_module.lane_settings(len(lab.processes) % 2)
         for key, value in {"runtime-dir": self.runtime, **PATIENT, **lanes, **settings}.items():
             arguments += ["--set", f"{key.replace('_', '-')}={value}"]
+        if launched:
+            arguments = [sys.executable, "-c", LAUNCH, *arguments]
         self.child, self.process = lab.start(name, arguments)
         self.vmm = lab.connect(self.path)
 

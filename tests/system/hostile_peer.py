@@ -242,8 +242,8 @@ class HostilePeer(LabTest):
         """What fits the schema and comes at the wrong moment."""
         uri = self.target.incoming()
         for kind in corpus.PEER["messages"]:
-            if kind in ("ping", "pong", "resolve", "abort"):
-                continue
+            if kind in ("ping", "pong", "resolve", "abort", "region-remove"):
+                continue  # welcome at this moment
             peer, _ = self.begin(uri)
             with peer:
                 message = corpus.peer_message(kind, **(
@@ -261,12 +261,23 @@ class HostilePeer(LabTest):
         """Wrong, unknown and repeated sessions."""
         uri = self.target.incoming()
         session = "e" * 32
-        with Peer.to(uri) as peer:
-            peer.say(corpus.peer_message("resolve", session=session, decision="committed"))
-            decision = peer.hear("decision")
-            self.assertEqual(decision["decision"], "aborted")
-            self.attempts.got("a question about a session that never was, \"committed\"",
-                              "answered with aborted, which is on record from then on")
+
+        def ask(session):
+            with Peer.to(uri) as peer:
+                peer.say(corpus.peer_message("resolve", session=session, decision="committed"))
+                self.assertEqual(peer.hear("decision")["decision"], "aborted")
+
+        os.makedirs(self.target.runtime, mode=0o700, exist_ok=True)
+        before = set(os.listdir(self.target.runtime))
+        for i in range(50):
+            ask(f"{i:032x}")
+        self.assertEqual(set(os.listdir(self.target.runtime)), before, "left behind by questions")
+        self.attempts.got("questions about sessions that never were, \"committed\"",
+                          "answered with aborted; they leave no files")
+        with open(os.path.join(self.target.runtime, f"session-{session}.target.begun"), "wb"):
+            ask(session)
+        self.attempts.got("a question about a session that an engine began that is gone",
+                          "answered with aborted, which is on record from then on")
         with Peer.to(uri) as peer:
             peer.say({**self.hello(), "session": session})
             text = peer.last_words()

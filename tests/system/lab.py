@@ -317,6 +317,16 @@ class Host:
             return None
         return "committed" if "committed" in text else "aborted"
 
+    def verify_against(self, source):
+        """Memory here is what it was at @source when its guest stopped; pages compared."""
+        regions = source.monitor.command("query-memory")
+        result = self.monitor.command("verify", source_pid=source.vmm.pid, regions=[
+            {"id": region["id"], "fd": region["fd"], "offset": region["offset"]}
+            for region in regions])
+        if result["mismatched_pages"] != 0 or result["pages_compared"] == 0:
+            raise AssertionError(f"{source.name} to {self.name}: {result}")
+        return result["pages_compared"]
+
     # ---- what operators do ----
 
     def wait_ready(self, timeout_s=PATIENCE_S):

@@ -105,9 +105,8 @@ class Pins(LabTest):
         with Qmp(engine.path) as operator:
             wait_until("it lets go of the memory", lambda: not operator.command("query-memory"))
 
-    def test_linger_that_ends_in_doubt(self):
-        """A session in doubt keeps the memory past `linger`, but not past its own end."""
-        source = Engine(self.lab, "source", linger="100ms")
+    def in_doubt(self, source):
+        """Its commit is not answered, and its VMM is gone; the session."""
         target = Engine(self.lab, "target")
         for engine in (source, target):
             engine.add_memory("ram", 8 * MIB)
@@ -120,6 +119,23 @@ class Pins(LabTest):
         with Qmp(source.path) as operator:
             wait_until("the source is in doubt",
                        lambda: operator.command("query-session", session=session)["status"] == "in-doubt")
+        return session
+
+    def test_linger_of_a_launched_engine_in_doubt(self):
+        """Nobody else asks the target for its answer."""
+        source = Engine(self.lab, "source", launched=True, linger="4s")
+        session = self.in_doubt(source)
+        time.sleep(5)  # linger passes; were this too short, the test would only see less
+        with Qmp(source.path) as operator:
+            self.assertEqual(operator.command("query-session", session=session)["status"], "in-doubt")
+            operator.command("session-resolve", session=session, decision="committed")
+        wait_until("the engine ends", lambda: source.child.poll() is not None)
+
+    def test_linger_that_ends_in_doubt(self):
+        """A session in doubt keeps the memory past `linger`, but not past its own end."""
+        source = Engine(self.lab, "source", linger="100ms")
+        session = self.in_doubt(source)
+        with Qmp(source.path) as operator:
             time.sleep(0.5)  # linger passes; were this too short, the test would only see less
             self.assertTrue(operator.command("query-memory"))
             operator.command("session-resolve", session=session, decision="committed")

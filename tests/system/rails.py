@@ -98,6 +98,13 @@ class Rails(LabTest):
         reply = self.query(source)
         self.assertEqual(reply["transport"], "tcp")
         self.assertIn("no rdma here", reply["transport-reason"])
+        checks = source.vmm.command("preflight")["checks"]
+        self.assertIn("no rdma:", " ".join(
+            check["text"] for check in checks if check["name"] == "transport"))
+        shown = subprocess.run([lab_module.program("sluice"), "--socket", source.path, "status"],
+                               stdout=subprocess.PIPE, check=True, universal_newlines=True).stdout
+        self.assertIn("transport  tcp: ", shown)
+        self.assertRegex(shown, r"rail       10\.66\.1\.1:0 to 10\.66\.1\.2:\d+, 2 of 2 lanes")
         for rail in ("10.66.0.1", "10.66.1.1"):
             self.assertEqual(len(self.lanes_on(source, rail)), 2)
         self.arrive(source, target)

@@ -15,7 +15,7 @@ import struct
 import time
 
 import lab as lab_module
-from hand import MIB, Engine
+from hand import MIB, Engine, answer_source
 from lab import ENDED, LabTest, migrate
 from qmp import PATIENCE_S, Qmp, QmpError
 
@@ -105,7 +105,6 @@ class Refusals(LabTest):
         source.vmm.wait_event("DIRTY_SYNC")
         self.refused(["is running"], source.vmm, "migrate", uri=uri)
         self.refused(["is running"], source.vmm, "migrate-incoming", uri="tcp:127.0.0.1:0")
-        self.refused(["a migration runs"], source.vmm, "memory-remove", id="low")
         self.refused(["is running"], source.vmm, "quit")
         third = Engine(self.lab, "third")
         third.add_memory("low", 8 * MIB)
@@ -113,6 +112,20 @@ class Refusals(LabTest):
         source.vmm.command("migrate_cancel")
         source.vmm.wait_event("MIGRATION", PATIENCE_S, ("cancelled",))
         self.refused(["no migration"], source.vmm, "migrate_cancel")
+
+    def test_memory_once_the_guest_stops(self):
+        """Then the source's memory stays as it is; the target's is the source's to change."""
+        source, target = self.engines([("low", 8 * MIB)], [("low", 8 * MIB)])
+        source.vmm.command("migrate", uri=target.incoming())
+        answer_source(source, until="SWITCHOVER_READY")
+        self.refused(["being stopped", "migrate_cancel"], source.vmm, "memory-remove", id="low")
+        self.refused(["source's guest has region"], target.vmm, "memory-remove", id="low")
+        with self.assertRaises(QmpError) as caught:
+            source.add_memory("more", 8 * MIB, 1 << 32)
+        self.assertIn("being stopped", str(caught.exception))
+        target.add_memory("spare", 8 * MIB, 1 << 32)  # no harm in that
+        source.vmm.command("migrate-continue", state="pre-switchover")
+        self.assertEqual(answer_source(source)["status"], "completed")
 
     def test_second_vmm(self):
         engine = Engine(self.lab, "engine")

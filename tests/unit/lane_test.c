@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "engine/lane/lane.h"
+#include "engine/lane/zero.h"
 #include "tests/unit/unit.h"
 
 #define MIB     (1ull << 20)
@@ -36,6 +37,24 @@ static bool has_queued(const struct sluice_ledger *ledger)
 }
 
 /* One lane's far end does nothing: the others do all the work that it has not taken. */
+/* One bit anywhere, and a page is not zero; what lies around it does not matter. */
+static void test_one_bit_makes_a_page(void)
+{
+	static _Alignas(4096) uint8_t pages[3 * SLUICE_PAGE_BYTES];
+	uint8_t *page = pages + SLUICE_PAGE_BYTES;
+	uint32_t missed = 0;
+
+	memset(pages, 0xff, sizeof(pages));
+	memset(page, 0, SLUICE_PAGE_BYTES);
+	CU_ASSERT_TRUE(sluice_page_is_zero(page));
+	for (uint32_t at = 0; at < SLUICE_PAGE_BYTES; at++) {
+		page[at] = (uint8_t)(1u << (at % 8));
+		missed += sluice_page_is_zero(page);
+		page[at] = 0;
+	}
+	CU_ASSERT_EQUAL(missed, 0);
+}
+
 static void test_idle_lanes_take_over(void)
 {
 	struct lane_pair_opts opts = {
@@ -367,6 +386,7 @@ static void test_a_lane_held_back_sleeps(void)
 int main(void)
 {
 	static const struct unit_test tests[] = {
+		{"one bit makes a page", test_one_bit_makes_a_page},
 		{"idle lanes take over", test_idle_lanes_take_over},
 		{"no lane waits while chunks are queued",
 			test_no_lane_waits_while_chunks_are_queued},

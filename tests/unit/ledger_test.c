@@ -93,6 +93,51 @@ static void test_coldest_first(void)
 	sluice_ledger_destroy(ledger);
 }
 
+/* Pop and release one chunk; @again: it is dirtied while it is being sent. */
+static uint32_t send_one(struct sluice_ledger *ledger, bool again)
+{
+	uint64_t bits[SLUICE_CHUNK_WORDS];
+	uint32_t chunk = UINT32_MAX;
+
+	CU_ASSERT_TRUE_FATAL(sluice_ledger_pop(ledger, 0, SLUICE_HOME_ANY, &chunk));
+	sluice_ledger_take(ledger, chunk, bits);
+	if (again)
+		sluice_ledger_mark(ledger, 0, chunk * SLUICE_CHUNK_WORDS, 1);
+	sluice_ledger_release(ledger, chunk, 0);
+	return chunk;
+}
+
+/*
+ * A guest that writes everywhere, faster than may be sent: what was sent is soon dirty again, and
+ * cold. Before everything was sent once or twice nothing warm goes in between; but then a chunk that
+ * got warm, and that nobody writes to any more, is not kept waiting for good.
+ */
+static void test_nobody_waits_for_good(void)
+{
+	enum { CHUNKS = 64, WARM = 17, A_SYNC = 10 };
+	struct sluice_random random = {0};
+	struct sluice_ledger *ledger = make((uint64_t)CHUNKS * SLUICE_CHUNK_PAGES);
+	uint32_t waits = 0, heat = 0;
+
+	sluice_random_seed(&random, 7);
+	sluice_ledger_mark(ledger, 0, WARM * SLUICE_CHUNK_WORDS, 1);
+	while (++heat < SLUICE_LEDGER_HEATS)
+		CU_ASSERT_EQUAL(send_one(ledger, true), WARM);
+	for (bool sent = false; !sent && waits < 100 * CHUNKS;) {
+		for (uint32_t chunk = 0; chunk < CHUNKS; chunk++)
+			if (chunk != WARM)
+				sluice_ledger_mark(ledger, 0,
+					chunk * SLUICE_CHUNK_WORDS +
+						sluice_random_below(&random, SLUICE_CHUNK_WORDS),
+					1);
+		for (uint32_t i = 0; i < A_SYNC && !sent; i++, waits++)
+			sent = send_one(ledger, false) == WARM;
+	}
+	CU_ASSERT_TRUE(waits > CHUNKS);
+	CU_ASSERT_TRUE(waits < 4 * CHUNKS);
+	sluice_ledger_destroy(ledger);
+}
+
 static void test_a_lost_lane_keeps_its_chunks_until_reclaim(void)
 {
 	struct sluice_ledger *ledger = make(PAGES);
@@ -475,6 +520,7 @@ int main(void)
 		{"marking pages is clipped to the region", test_mark_pages_is_clipped},
 		{"a chunk has one owner", test_a_chunk_has_one_owner},
 		{"coldest first", test_coldest_first},
+		{"nobody waits for good", test_nobody_waits_for_good},
 		{"a lost lane keeps its chunks until reclaim",
 			test_a_lost_lane_keeps_its_chunks_until_reclaim},
 		{"a lane takes from its home first, then steals", test_home_first_then_steal},

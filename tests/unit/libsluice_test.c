@@ -84,6 +84,7 @@ static void test_vmm_commands(void)
 		.len_bytes = 1 << 20,
 		.gpa = 1ull << 32};
 	struct sluice_error err = {0};
+	struct sluice_vmm_event event;
 	struct sluice_vmm *vmm;
 	char *json = NULL;
 	pid_t pid;
@@ -95,6 +96,12 @@ static void test_vmm_commands(void)
 	free(json);
 	CU_ASSERT_EQUAL(sluice_vmm_feed_bitmap(vmm, "ram", fd, &err), 0);
 	CU_ASSERT_EQUAL(sluice_vmm_memory_discard(vmm, "ram", 4096, 8192, &err), 0);
+	CU_ASSERT_EQUAL(sluice_vmm_memory_remove(vmm, "ram", &err), 0);
+	CU_ASSERT_EQUAL(sluice_vmm_memory_remove(vmm, "dimm", &err), 1);
+	CU_ASSERT_EQUAL(sluice_vmm_next_event(vmm, 1000, &event, &err), 1);
+	CU_ASSERT_STRING_EQUAL(event.name, "MEMORY_REMOVED");
+	CU_ASSERT_STRING_EQUAL(event.text, "dimm");
+	sluice_vmm_event_clear(&event);
 	CU_ASSERT_EQUAL(sluice_vmm_device_add(vmm, "vcpu", fd, &err), 0);
 	CU_ASSERT_EQUAL(sluice_vmm_device_loaded(vmm, "vcpu", &err), 0);
 	CU_ASSERT_EQUAL(sluice_vmm_dirty_sync_done(vmm, 77, &err), 0);

@@ -218,6 +218,35 @@ static int count_files(const char *folder)
 	return count;
 }
 
+/* A note of a session that began is there until it is decided, and is no record. */
+static void test_a_session_begins(void)
+{
+	enum sluice_decision decision = SLUICE_COMMITTED;
+	char folder[64], file[160];
+
+	snprintf(folder, sizeof(folder), "%s/begun", dir);
+	CU_ASSERT_FALSE(sluice_record_has_begun(folder, session));
+	CU_ASSERT_EQUAL(sluice_record_begin(folder, session, NULL), 0);
+	CU_ASSERT_EQUAL(sluice_record_begin(folder, session, NULL), 0);
+	CU_ASSERT_TRUE(sluice_record_has_begun(folder, session));
+	CU_ASSERT_EQUAL(
+		sluice_record_read(folder, SLUICE_RECORD_TARGET, session, &decision, NULL), 0);
+	CU_ASSERT_EQUAL(decision, SLUICE_UNDECIDED);
+	sluice_record_begin_undo(folder, session);
+	CU_ASSERT_FALSE(sluice_record_has_begun(folder, session));
+	CU_ASSERT_EQUAL(sluice_record_begin(folder, session, NULL), 0);
+	CU_ASSERT_EQUAL(sluice_record_decide(folder, SLUICE_RECORD_TARGET, session, SLUICE_ABORTED,
+				&decision, NULL),
+		0);
+	CU_ASSERT_FALSE(sluice_record_has_begun(folder, session));
+	CU_ASSERT_EQUAL(count_files(folder), 1);
+	CU_ASSERT_TRUE(sluice_record_begin(folder, "../x", NULL) < 0);
+	CU_ASSERT_FALSE(sluice_record_has_begun(folder, "../x"));
+	snprintf(file, sizeof(file), "%s/session-%s.target", folder, session);
+	CU_ASSERT_EQUAL(unlink(file), 0);
+	CU_ASSERT_EQUAL(rmdir(folder), 0);
+}
+
 /* A record that cannot be written leaves nothing: retries would fill the directory. */
 static void test_no_room(void)
 {
@@ -253,6 +282,7 @@ int main(void)
 		{"what is no record", test_not_a_record},
 		{"a directory that is unfit", test_unfit_directory},
 		{"a rehearsal", test_rehearsal},
+		{"a session begins", test_a_session_begins},
 		{"no room for a record", test_no_room},
 		{0},
 	};

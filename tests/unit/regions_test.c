@@ -193,6 +193,7 @@ static void check_fails_with(struct pair *pair, const char *first, const char *s
 static void test_the_target_never_adds_it(void)
 {
 	struct pair pair;
+	json_t *reply;
 
 	pair_start(&pair, PAIR_ACTIVE);
 	plug(&pair, PAIR_SOURCE, "dimm");
@@ -207,6 +208,11 @@ static void test_the_target_never_adds_it(void)
 			sluice_source_dirty_sync_done(pair.source, id, NULL);
 		}
 	}
+	reply = sluice_source_query(pair.source);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(json_object_get(reply, "waits-for"));
+	CU_ASSERT_STRING_EQUAL(json_string_value(json_object_get(reply, "waits-for")),
+		"region \"dimm\" is not at the target: its VMM adds it with memory-add");
+	json_decref(reply);
 	/* All else was sent long ago, and yet the guest was not stopped. */
 	CU_ASSERT_STRING_EQUAL(sluice_source_status(pair.source), "active");
 	CU_ASSERT_FALSE(pair.side[PAIR_SOURCE].ready_asked);

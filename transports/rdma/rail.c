@@ -225,6 +225,7 @@ static void rail_limits(const struct sluice_rail *rail, struct sluice_rail_limit
 		.send_bytes_max = RDMA_SEND_BYTES_MAX,
 		.link_bytes_per_s = sluice_rdma_link_bytes_per_s(&rail->port),
 		.numa_node = sluice_rdma_numa_node(rail->verbs->device),
+		.lock_bytes_max = RDMA_MEMLOCK_SPARE,
 	};
 }
 

@@ -23,8 +23,8 @@
 #include "transports/tcp/wire.h"
 
 /* Limits of this end only; the peer does not see them. */
-#define TCP_DEPTH_MAX            4096u /* operations in flight: 16 MiB of single pages */
-#define TCP_TX_FRAMES            16u /* frames not yet taken by the kernel */
+#define TCP_DEPTH_MAX            1024u /* operations in flight: 4 MiB of single pages */
+#define TCP_TX_FRAMES            4u /* frames not yet taken by the kernel */
 #define TCP_MEMS_MAX             1024u /* registrations of one rail */
 #define TCP_PENDING_MAX          256u /* connections that have not said who they are */
 #define TCP_BACKLOG              256

@@ -61,6 +61,26 @@ int sluice_vmm_memory_add(
 		err);
 }
 
+int sluice_vmm_memory_remove(struct sluice_vmm *vmm, const char *id, struct sluice_error *err)
+{
+	json_t *args = json_pack("{s:s}", "id", id), *reply;
+	char *text = args != NULL ? json_dumps(args, JSON_COMPACT) : NULL, *answer = NULL;
+	int rc;
+
+	json_decref(args);
+	if (text == NULL)
+		return sluice_fail(err, -EINVAL, "memory-remove", "an argument is not UTF-8 text");
+	rc = sluice_vmm_command(vmm, "memory-remove", text, &answer, err);
+	free(text);
+	if (rc < 0)
+		return rc;
+	reply = json_loads(answer, 0, NULL);
+	rc = json_is_false(json_object_get(reply, "removed")) ? 1 : 0;
+	json_decref(reply);
+	free(answer);
+	return rc;
+}
+
 int sluice_vmm_memory_discard(struct sluice_vmm *vmm, const char *id, uint64_t offset,
 	uint64_t len_bytes, struct sluice_error *err)
 {

@@ -379,8 +379,12 @@ static int fill_event(json_t *message, struct sluice_vmm_event *ret_event, struc
 	const json_t *id = json_object_get(data, "id");
 	struct sluice_vmm_event event = {{0}};
 
+	const char *text = text_member(data, "status", "device");
+
 	if (id == NULL)
 		id = json_object_get(data, "percent");
+	if (text[0] == '\0')
+		text = text_member(data, "id", "id"); /* of a region; other ids are numbers */
 	if (name == NULL || (data != NULL && !json_is_object(data)))
 		return sluice_fail(err, -EBADMSG, SLUICE_VMM_WHERE,
 			"an event without a name, or with data that is no object");
@@ -388,7 +392,7 @@ static int fill_event(json_t *message, struct sluice_vmm_event *ret_event, struc
 	if (event.data_json == NULL)
 		return sluice_fail(err, -ENOMEM, SLUICE_VMM_WHERE, "no memory for an event");
 	snprintf(event.name, sizeof(event.name), "%s", name);
-	snprintf(event.text, sizeof(event.text), "%s", text_member(data, "status", "device"));
+	snprintf(event.text, sizeof(event.text), "%s", text);
 	if (json_is_integer(id))
 		event.id = (uint64_t)json_integer_value(id);
 	*ret_event = event;

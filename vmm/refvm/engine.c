@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "vmm/refvm/plug.h"
 #include "vmm/refvm/refvm.h"
 
 #define RETRY_NS_MIN    (200 * SLUICE_NS_PER_MS)
@@ -21,7 +22,8 @@
 #define END_WAIT_STEPS  200
 #define END_WAIT_US     5000
 
-static int add_region(struct refvm *r, const struct refvm_region *region, struct sluice_error *err)
+int refvm_engine_add_region(
+	struct refvm *r, const struct refvm_region *region, struct sluice_error *err)
 {
 	struct sluice_vmm_memory memory = {
 		.size = sizeof(memory),
@@ -104,8 +106,10 @@ static int attach(struct refvm *r, struct sluice_error *err)
 {
 	int rc = 0;
 
+	refvm_unplugged(r, NULL);
 	for (unsigned int i = 0; rc == 0 && i < r->vm.memory.count; i++)
-		rc = add_region(r, &r->vm.memory.region[i], err);
+		if (r->vm.memory.region[i].bytes != 0 && !r->vm.memory.region[i].leaving)
+			rc = refvm_engine_add_region(r, &r->vm.memory.region[i], err);
 	if (rc == 0)
 		rc = tell_device_size(r, err);
 	if (rc == 0)

@@ -39,6 +39,11 @@ void refvm_engine_stop(struct refvm *r);
  */
 int refvm_engine_reattach(struct refvm *r, struct sluice_error *err);
 
+/* memory-add and feed-add. To be checked as any call. */
+struct refvm_region;
+int refvm_engine_add_region(
+	struct refvm *r, const struct refvm_region *region, struct sluice_error *err);
+
 /*
  * To be called with the result of every call to the engine. One that is gone or does not
  * answer is given up: it is killed and replaced at the next turn of the loop. Returns @rc.

@@ -27,24 +27,31 @@ static uint64_t *table_at(struct refvm_vm *vm, uint64_t gpa)
 	return refvm_memory_at(&vm->memory, gpa, REFVM_PAGE_BYTES);
 }
 
+void refvm_guest_map(struct refvm_vm *vm, const struct refvm_region *region)
+{
+	uint64_t *pdpt = table_at(vm, REFVM_GPA_PDPT);
+	uint64_t gpa = region->gpa, end = gpa + region->bytes;
+
+	for (; gpa < end; gpa += HUGE_PAGE_BYTES) {
+		uint64_t gib = gpa / GIB, pd_gpa = REFVM_GPA_PD + gib * REFVM_PAGE_BYTES;
+		uint64_t *pd = table_at(vm, pd_gpa);
+
+		pd[gpa % GIB / HUGE_PAGE_BYTES] = gpa | PTE_HUGE;
+		refvm_memory_written(&vm->memory, pd_gpa, REFVM_PAGE_BYTES);
+		pdpt[gib] = pd_gpa | PTE_TABLE;
+	}
+	refvm_memory_written(&vm->memory, REFVM_GPA_PDPT, REFVM_PAGE_BYTES);
+}
+
 /* Map every region, and nothing else, at its guest-physical address. */
 static void map_identity(struct refvm_vm *vm)
 {
-	uint64_t *pml4 = table_at(vm, REFVM_GPA_PML4), *pdpt = table_at(vm, REFVM_GPA_PDPT);
+	uint64_t *pml4 = table_at(vm, REFVM_GPA_PML4);
 	unsigned int i;
 
 	pml4[0] = REFVM_GPA_PDPT | PTE_TABLE;
-	for (i = 0; i < vm->memory.count; i++) {
-		uint64_t gpa = vm->memory.region[i].gpa, end = gpa + vm->memory.region[i].bytes;
-
-		for (; gpa < end; gpa += HUGE_PAGE_BYTES) {
-			uint64_t gib = gpa / GIB, pd_gpa = REFVM_GPA_PD + gib * REFVM_PAGE_BYTES;
-			uint64_t *pd = table_at(vm, pd_gpa);
-
-			pdpt[gib] = pd_gpa | PTE_TABLE;
-			pd[gpa % GIB / HUGE_PAGE_BYTES] = gpa | PTE_HUGE;
-		}
-	}
+	for (i = 0; i < vm->memory.count; i++)
+		refvm_guest_map(vm, &vm->memory.region[i]);
 }
 
 static void write_gdt(struct refvm_vm *vm)

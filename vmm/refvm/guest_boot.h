@@ -13,4 +13,8 @@
 int refvm_guest_boot(
 	struct refvm_vm *vm, const struct refvm_guest_opts *opts, struct sluice_error *err);
 
+/* Map a region at its guest-physical address, also while the guest runs: entries that were not
+   present are in no translation cache. */
+void refvm_guest_map(struct refvm_vm *vm, const struct refvm_region *region);
+
 #endif

@@ -29,7 +29,7 @@ uint64_t refvm_guest_ops(const struct refvm_vm *vm)
 void refvm_guest_totals(const struct refvm_vm *vm, struct refvm_guest_totals *ret_totals)
 {
 	struct refvm_guest_totals totals = {.pages = GET(control_of(vm)->pages)};
-	unsigned int i, kind;
+	unsigned int i, kind, slot;
 
 	for (i = 0; i < vm->vcpus; i++) {
 		const struct refvm_guest_cpu *cpu = cpu_at(vm, i);
@@ -39,6 +39,9 @@ void refvm_guest_totals(const struct refvm_vm *vm, struct refvm_guest_totals *re
 		totals.cpu[i].error_page = GET(cpu->error_page);
 		totals.ops += totals.cpu[i].ops;
 		totals.filled += totals.cpu[i].filled;
+		for (slot = 0; slot < REFVM_DIMMS_MAX; slot++)
+			if (GET(control_of(vm)->dimm[slot].epoch) == GET(cpu->dimm_epoch[slot]))
+				totals.dimm_ops += GET(cpu->dimm_ops[slot]);
 		for (kind = 0; kind < REFVM_ERROR_KINDS; kind++) {
 			totals.cpu[i].errors[kind] = GET(cpu->errors[kind]);
 			totals.error_kinds[kind] += totals.cpu[i].errors[kind];

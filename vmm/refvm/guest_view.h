@@ -12,6 +12,7 @@ struct refvm_guest_totals {
 	uint64_t error_kinds[REFVM_ERROR_KINDS];
 	uint64_t filled; /* pages */
 	uint64_t pages;
+	uint64_t dimm_ops; /* writes to memory that is plugged in now */
 	struct refvm_guest_cpu cpu[REFVM_VCPUS_MAX];
 };
 

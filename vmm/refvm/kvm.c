@@ -28,9 +28,9 @@ static int capability(const struct refvm_vm *vm, unsigned long cap)
 	return ioctl(vm->kvm.vm_fd, KVM_CHECK_EXTENSION, cap);
 }
 
-static int set_slot(struct refvm_vm *vm, unsigned int i, bool log, struct sluice_error *err)
+int refvm_kvm_set_slot(struct refvm_vm *vm, unsigned int i, const struct refvm_region *region,
+	bool log, struct sluice_error *err)
 {
-	const struct refvm_region *region = &vm->memory.region[i];
 	struct kvm_userspace_memory_region slot = {
 		.slot = i,
 		.flags = log ? KVM_MEM_LOG_DIRTY_PAGES : 0,
@@ -48,7 +48,9 @@ int refvm_kvm_log_pages(struct refvm_vm *vm, bool on, struct sluice_error *err)
 	int rc;
 
 	for (i = 0; i < vm->memory.count; i++) {
-		rc = set_slot(vm, i, on, err);
+		if (vm->memory.region[i].bytes == 0)
+			continue;
+		rc = refvm_kvm_set_slot(vm, i, &vm->memory.region[i], on, err);
 		if (rc < 0)
 			return rc;
 	}

@@ -219,7 +219,7 @@ int refvm_memory_create(const struct refvm_memory_opts *opts, struct refvm_memor
 	unsigned int i;
 	int rc;
 
-	for (i = 0; i < REFVM_REGIONS_MAX; i++) {
+	for (i = 0; i < REFVM_SLOTS_MAX; i++) {
 		memory.region[i].fd = -1;
 		memory.region[i].dirty_fd = -1;
 	}
@@ -228,6 +228,9 @@ int refvm_memory_create(const struct refvm_memory_opts *opts, struct refvm_memor
 	rc = lay_out(opts, &memory, err);
 	if (rc < 0)
 		return rc;
+	memory.dimm_gpa = sluice_align_up(memory.span_bytes, GIB) + GIB;
+	if (memory.dimm_gpa + REFVM_DIMMS_MAX * REFVM_DIMM_BYTES_MAX <= REFVM_GPA_MAX)
+		memory.span_bytes = memory.dimm_gpa + REFVM_DIMMS_MAX * REFVM_DIMM_BYTES_MAX;
 	rc = reserve(&memory, err);
 	for (i = 0; rc == 0 && i < memory.count; i++)
 		rc = create_region(&memory, i, opts, err);
@@ -239,20 +242,75 @@ int refvm_memory_create(const struct refvm_memory_opts *opts, struct refvm_memor
 	return 0;
 }
 
+static void destroy_bitmaps(struct refvm_region *region)
+{
+	size_t bytes = sluice_bitmap_bytes(region->bytes);
+
+	if (region->dirty != NULL)
+		munmap(region->dirty, bytes);
+	if (region->since != NULL)
+		munmap(region->since, bytes);
+	if (region->dirty_fd >= 0)
+		close(region->dirty_fd);
+}
+
+int refvm_memory_create_dimm(struct refvm_memory *memory, unsigned int dimm, uint64_t bytes,
+	struct refvm_region *ret_region, struct sluice_error *err)
+{
+	struct refvm_memory_opts opts = {.backing = REFVM_BACKING_MEMFD};
+	struct refvm_region region = {
+		.gpa = memory->dimm_gpa + dimm * REFVM_DIMM_BYTES_MAX,
+		.bytes = bytes,
+		.fd = -1,
+		.dirty_fd = -1,
+	};
+	int rc;
+
+	if (memory->page_bytes != SLUICE_PAGE_BYTES)
+		opts.backing = REFVM_BACKING_HUGETLB;
+	if (bytes == 0 || bytes > REFVM_DIMM_BYTES_MAX ||
+		!sluice_is_aligned(bytes, REGION_ALIGN_BYTES))
+		return sluice_fail(
+			err, -EINVAL, "plug", "A DIMM has a multiple of 2 MiB, and at most 8 GiB.");
+	if (region.gpa + bytes > memory->span_bytes)
+		return sluice_fail(err, -ENOSPC, "plug",
+			"There are no addresses left behind the guest's memory.");
+	snprintf(region.id, sizeof(region.id), "dimm%u", dimm);
+	rc = open_backing(opts.backing, bytes, &region.fd, err);
+	if (rc == 0)
+		rc = map_region(memory, &region, &opts, err);
+	if (rc == 0)
+		rc = create_bitmaps(&region, err);
+	if (rc < 0) {
+		refvm_memory_destroy_dimm(memory, &region);
+		return rc;
+	}
+	*ret_region = region;
+	return 0;
+}
+
+/* The addresses stay reserved. */
+void refvm_memory_destroy_dimm(struct refvm_memory *memory, struct refvm_region *region)
+{
+	void *want = memory->base + region->gpa;
+
+	destroy_bitmaps(region);
+	SLUICE_ASSERT(
+		mmap(want, region->bytes, PROT_NONE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == want);
+	if (region->fd >= 0)
+		close(region->fd);
+	*region = (struct refvm_region){.fd = -1, .dirty_fd = -1};
+}
+
 void refvm_memory_destroy(struct refvm_memory *memory)
 {
 	unsigned int i;
 
 	for (i = 0; i < memory->count; i++) {
 		struct refvm_region *region = &memory->region[i];
-		size_t bitmap_bytes = sluice_bitmap_bytes(region->bytes);
 
-		if (region->dirty != NULL)
-			munmap(region->dirty, bitmap_bytes);
-		if (region->since != NULL)
-			munmap(region->since, bitmap_bytes);
-		if (region->dirty_fd >= 0)
-			close(region->dirty_fd);
+		destroy_bitmaps(region);
 		if (region->fd >= 0 && (i == 0 || region->fd != memory->region[0].fd))
 			close(region->fd);
 	}
@@ -314,6 +372,8 @@ void refvm_memory_since(struct refvm_memory *memory, bool on)
 	unsigned int i;
 
 	for (i = 0; on && i < memory->count; i++)
-		memset(memory->region[i].since, 0, sluice_bitmap_bytes(memory->region[i].bytes));
+		if (memory->region[i].bytes != 0)
+			memset(memory->region[i].since, 0,
+				sluice_bitmap_bytes(memory->region[i].bytes));
 	__atomic_store_n(&memory->since_on, on, __ATOMIC_RELEASE);
 }

@@ -32,30 +32,41 @@ struct refvm_memory_opts {
 	bool prealloc;
 };
 
+#define REFVM_SLOTS_MAX      (REFVM_REGIONS_MAX + REFVM_DIMMS_MAX)
+#define REFVM_DIMM_BYTES_MAX (8ull << 30)
+
 struct refvm_region {
 	char id[16];
 	int fd; /* may be shared with other regions; owned by the memory */
 	uint64_t fd_offset;
-	uint64_t bytes;
+	uint64_t bytes; /* 0: there is none */
 	uint64_t gpa;
 	uint8_t *hva;
 	int dirty_fd; /* sealed memfd, handed to the engine */
 	uint64_t *dirty; /* its mapping */
+	bool leaving; /* a DIMM that only the engine still has */
 	uint64_t *since; /* the same layout, private: pages written since refvm_memory_since() */
 };
 
 struct refvm_memory {
-	struct refvm_region region[REFVM_REGIONS_MAX];
-	unsigned int count;
+	struct refvm_region region[REFVM_SLOTS_MAX]; /* DIMMs from REFVM_REGIONS_MAX on */
+	unsigned int count; /* behind the last one */
 	uint8_t *base;
 	uint64_t span_bytes; /* reserved from base */
 	uint64_t page_bytes; /* of the backing */
+	uint64_t dimm_gpa; /* of the first DIMM; REFVM_DIMM_BYTES_MAX for each */
 	bool since_on; /* atomic */
 };
 
 int refvm_memory_create(const struct refvm_memory_opts *opts, struct refvm_memory *ret_memory,
 	struct sluice_error *err);
 void refvm_memory_destroy(struct refvm_memory *memory); /* zeroed memory is allowed */
+
+/* Memory for a DIMM, in all but the list: put into `region` by refvm_tracking_plug(). Taken away
+   again when the guest does not use it, and nobody looks at the list meanwhile. */
+int refvm_memory_create_dimm(struct refvm_memory *memory, unsigned int dimm, uint64_t bytes,
+	struct refvm_region *ret_region, struct sluice_error *err);
+void refvm_memory_destroy_dimm(struct refvm_memory *memory, struct refvm_region *region);
 
 /* The address of guest memory. Asserts that the range is inside one region. */
 void *refvm_memory_at(const struct refvm_memory *memory, uint64_t gpa, uint64_t bytes);

@@ -18,6 +18,7 @@
 
 #include "base/assert.h"
 #include "base/clock.h"
+#include "vmm/refvm/plug.h"
 #include "vmm/refvm/refvm.h"
 #include "vmm/refvm/state.h"
 
@@ -431,6 +432,8 @@ void refvm_migration_event(struct refvm *r, const struct sluice_vmm_event *event
 		on_switchover_commit(r);
 	else if (strcmp(name, "DEVICE_OPEN") == 0)
 		on_device_open(r, event->text);
+	else if (strcmp(name, "MEMORY_REMOVED") == 0)
+		refvm_unplugged(r, event->text);
 	else if (strcmp(name, "MIGRATION") == 0)
 		on_migration(r, event->text);
 }

@@ -17,6 +17,7 @@
 #include "base/schema.h"
 #include "refvm-monitor-schema.h"
 #include "vmm/refvm/guest_view.h"
+#include "vmm/refvm/plug.h"
 #include "vmm/refvm/refvm.h"
 #include "vmm/refvm/verify.h"
 
@@ -124,6 +125,7 @@ static json_t *query_guest(struct refvm *r, json_t *args, struct sluice_error *e
 		number(totals.filled), "ready", totals.filled == totals.pages, "pattern",
 		refvm_pattern_names[settings.pattern], "rate", number(settings.rate), "vcpus",
 		vcpu_list(r, &totals));
+	json_object_set_new(guest, "dimm-ops", number(totals.dimm_ops));
 	for (kind = 0; kind < REFVM_ERROR_KINDS; kind++)
 		json_object_set_new(guest, kinds[kind], number(totals.error_kinds[kind]));
 	return guest;
@@ -191,6 +193,8 @@ static json_t *query_memory(struct refvm *r, json_t *args, struct sluice_error *
 	for (i = 0; i < r->vm.memory.count; i++) {
 		const struct refvm_region *region = &r->vm.memory.region[i];
 
+		if (region->bytes == 0)
+			continue;
 		json_array_append_new(list,
 			json_pack("{s:s, s:o, s:o, s:o, s:i, s:i}", "id", region->id, "gpa",
 				number(region->gpa), "size", number(region->bytes), "offset",
@@ -289,6 +293,21 @@ static json_t *verify(struct refvm *r, json_t *args, struct sluice_error *err)
 	return rc < 0 ? NULL : verify_json(&result);
 }
 
+static json_t *plug(struct refvm *r, json_t *args, struct sluice_error *err)
+{
+	return refvm_plug(r, (unsigned int)member(args, "dimm", 0), member(args, "size", 0), err) <
+			       0
+		       ? NULL
+		       : json_object();
+}
+
+static json_t *unplug(struct refvm *r, json_t *args, struct sluice_error *err)
+{
+	int rc = refvm_unplug(r, (unsigned int)member(args, "dimm", 0), err);
+
+	return rc < 0 ? NULL : json_pack("{s:b}", "removed", rc == 0);
+}
+
 static json_t *reattach(struct refvm *r, json_t *args, struct sluice_error *err)
 {
 	(void)args;
@@ -344,6 +363,8 @@ json_t *refvm_monitor_run(struct refvm *r, const char *name, json_t *args, struc
 		{"query-bins", query_bins},
 		{"query-memory", query_memory},
 		{"verify", verify},
+		{"plug", plug},
+		{"unplug", unplug},
 		{"reattach", reattach},
 		{"quit", quit},
 	};

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <sluice/sluice.h>
 
@@ -108,4 +109,64 @@ int refvm_tracking_relieve(struct refvm_vm *vm, struct sluice_error *err)
 	rc = vm->tracking.ops->harvest(vm, err);
 	pthread_mutex_unlock(&vm->tracking.lock);
 	return rc;
+}
+
+/* Room in the scratch bitmap for the largest region. */
+static int grow_scratch(struct refvm_tracking *tracking, uint64_t bytes, struct sluice_error *err)
+{
+	uint64_t *scratch = realloc(tracking->scratch, bytes);
+
+	if (scratch == NULL)
+		return sluice_fail(err, -ENOMEM, "tracking", "No memory for a dirty bitmap.");
+	tracking->scratch = scratch;
+	memset(scratch, 0, bytes);
+	return 0;
+}
+
+static uint64_t scratch_bytes(const struct refvm_vm *vm, const struct refvm_region *region)
+{
+	uint64_t bytes = sluice_bitmap_bytes(region->bytes);
+	unsigned int i;
+
+	for (i = 0; i < vm->memory.count; i++) {
+		uint64_t need = sluice_bitmap_bytes(vm->memory.region[i].bytes);
+
+		bytes = need > bytes ? need : bytes;
+	}
+	return bytes;
+}
+
+int refvm_tracking_plug(struct refvm_vm *vm, unsigned int slot, const struct refvm_region *region,
+	struct sluice_error *err)
+{
+	struct refvm_tracking *tracking = &vm->tracking;
+	bool on, kvm = vm->kvm.vm_fd >= 0;
+	int rc;
+
+	pthread_mutex_lock(&tracking->lock);
+	on = tracking->users != 0;
+	rc = grow_scratch(tracking, scratch_bytes(vm, region), err);
+	if (rc == 0 && kvm)
+		rc = refvm_kvm_set_slot(vm, slot, region, on && tracking->ops->add == NULL, err);
+	if (rc == 0 && on && tracking->ops->add != NULL)
+		rc = tracking->ops->add(vm, region, err);
+	if (rc == 0) {
+		vm->memory.region[slot] = *region;
+		if (vm->memory.count <= slot)
+			vm->memory.count = slot + 1;
+	} else if (kvm) {
+		refvm_kvm_set_slot(vm, slot, &(struct refvm_region){.bytes = 0}, false, NULL);
+	}
+	pthread_mutex_unlock(&tracking->lock);
+	return rc;
+}
+
+void refvm_tracking_unplug(struct refvm_vm *vm, unsigned int slot, struct refvm_region *ret_region)
+{
+	pthread_mutex_lock(&vm->tracking.lock);
+	*ret_region = vm->memory.region[slot];
+	if (vm->kvm.vm_fd >= 0)
+		refvm_kvm_set_slot(vm, slot, &(struct refvm_region){.bytes = 0}, false, NULL);
+	vm->memory.region[slot] = (struct refvm_region){.fd = -1, .dirty_fd = -1};
+	pthread_mutex_unlock(&vm->tracking.lock);
 }

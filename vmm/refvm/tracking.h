@@ -19,6 +19,7 @@
 #include <sluice/error.h>
 
 struct refvm_vm;
+struct refvm_region;
 
 enum refvm_tracking_kind {
 	REFVM_TRACKING_AUTO, /* log with kvm, uffd with threads */
@@ -42,6 +43,9 @@ struct refvm_tracking_ops {
 	void (*stop)(struct refvm_vm *vm);
 	/* Protect again what was written since the last harvest, then publish it. */
 	int (*harvest)(struct refvm_vm *vm, struct sluice_error *err);
+	/* This region is here now, and so is tracking. NULL: nothing is to be done. */
+	int (*add)(
+		struct refvm_vm *vm, const struct refvm_region *region, struct sluice_error *err);
 	bool kick_first; /* vCPUs must leave the guest once for a harvest to be complete */
 };
 
@@ -70,7 +74,18 @@ int refvm_tracking_harvest(struct refvm_vm *vm, struct sluice_error *err);
 /* Make room in a full dirty ring. By the vCPU's thread; promises nothing of other vCPUs. */
 int refvm_tracking_relieve(struct refvm_vm *vm, struct sluice_error *err);
 
+/*
+ * Give the machine a region, tracked from its first moment while tracking is on; or take it, which
+ * no vCPU uses any more. The list of regions changes only here.
+ */
+int refvm_tracking_plug(struct refvm_vm *vm, unsigned int slot, const struct refvm_region *region,
+	struct sluice_error *err);
+void refvm_tracking_unplug(struct refvm_vm *vm, unsigned int slot, struct refvm_region *ret_region);
+
 /* KVM's side of it: switch KVM_MEM_LOG_DIRTY_PAGES of all memory slots. */
 int refvm_kvm_log_pages(struct refvm_vm *vm, bool on, struct sluice_error *err);
+/* One memory slot; a region of 0 bytes takes it away. */
+int refvm_kvm_set_slot(struct refvm_vm *vm, unsigned int slot, const struct refvm_region *region,
+	bool log, struct sluice_error *err);
 
 #endif

@@ -69,6 +69,8 @@ static int log_harvest(struct refvm_vm *vm, struct sluice_error *err)
 	int rc;
 
 	for (slot = 0; slot < vm->memory.count; slot++) {
+		if (vm->memory.region[slot].bytes == 0)
+			continue;
 		rc = get_log(vm, slot, err);
 		if (rc == 0 && manual)
 			rc = clear_log(vm, slot, err);

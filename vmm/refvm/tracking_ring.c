@@ -119,6 +119,8 @@ static int harvest_vcpu(struct refvm_vcpu *vcpu, struct sluice_error *err)
 			return rc;
 		for (i = 0; i < count; i++) {
 			SLUICE_ASSERT(pages[i].region < vm->memory.count);
+			if (vm->memory.region[pages[i].region].bytes == 0)
+				continue; /* written before it was taken away */
 			refvm_memory_publish(&vm->memory, pages[i].region, pages[i].page / 64,
 				1ull << pages[i].page % 64);
 		}

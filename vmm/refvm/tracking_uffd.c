@@ -116,10 +116,17 @@ static int uffd_start(struct refvm_vm *vm, struct sluice_error *err)
 	int rc = open_both(&vm->tracking, err);
 
 	for (i = 0; rc == 0 && i < vm->memory.count; i++)
-		rc = protect(vm->tracking.uffd, &vm->memory.region[i], err);
+		if (vm->memory.region[i].bytes != 0)
+			rc = protect(vm->tracking.uffd, &vm->memory.region[i], err);
 	if (rc < 0)
 		uffd_stop(vm);
 	return rc;
+}
+
+static int uffd_add(
+	struct refvm_vm *vm, const struct refvm_region *region, struct sluice_error *err)
+{
+	return protect(vm->tracking.uffd, region, err);
 }
 
 /* Pages [first, first + count) into the scratch bitmap. */
@@ -176,6 +183,8 @@ static int uffd_harvest(struct refvm_vm *vm, struct sluice_error *err)
 	int rc;
 
 	for (i = 0; i < vm->memory.count; i++) {
+		if (vm->memory.region[i].bytes == 0)
+			continue;
 		words = sluice_align_up(vm->memory.region[i].bytes / SLUICE_PAGE_BYTES, 64) / 64;
 		memset(vm->tracking.scratch, 0, words * sizeof(uint64_t));
 		rc = scan_region(vm, i, err);
@@ -193,4 +202,5 @@ const struct refvm_tracking_ops refvm_tracking_uffd = {
 	.start = uffd_start,
 	.stop = uffd_stop,
 	.harvest = uffd_harvest,
+	.add = uffd_add,
 };

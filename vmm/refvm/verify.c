@@ -123,6 +123,8 @@ int refvm_verify(const struct refvm_memory *memory, pid_t pid,
 		rc = sluice_fail(err, -ENOMEM, "verify", "No memory to compare in.");
 	for (i = 0; rc == 0 && i < memory->count; i++) {
 		c.region = &memory->region[i];
+		if (c.region->bytes == 0)
+			continue;
 		source = find_source(sources, count, c.region->id);
 		rc = source == NULL ? sluice_fail(err, -EINVAL, "verify",
 					      "The other side's %s is not given.", c.region->id)

@@ -16,7 +16,8 @@
 #include <stdint.h>
 
 #define REFVM_VCPUS_MAX    16
-#define REFVM_REGIONS_MAX  4
+#define REFVM_REGIONS_MAX  4 /* from the start */
+#define REFVM_DIMMS_MAX    4 /* plugged in and out while it runs */
 #define REFVM_PAGE_BYTES   4096ull
 #define REFVM_PORT_YIELD   0x10 /* out eax: sleep this many microseconds */
 #define REFVM_YIELD_US_MAX 10000
@@ -56,6 +57,18 @@ struct refvm_guest_segment {
 	uint64_t pages;
 };
 
+/*
+ * Memory that was plugged in. It begins with a count of writes per vCPU, which has to be what that
+ * vCPU knows; then expected versions, uint32_t per page, and from @data on the pages. vCPU n works
+ * on each page whose number is n modulo the vCPUs. All of it is zero at first.
+ */
+struct refvm_guest_dimm {
+	uint64_t epoch; /* another one for each time it is plugged in; 0: it is not there */
+	uint64_t gpa;
+	uint64_t data; /* gpa of the first page */
+	uint64_t pages;
+};
+
 /* At REFVM_GPA_CONTROL. Settings may change at any time; a vCPU reads them every step. */
 struct refvm_guest_control {
 	uint64_t seed;
@@ -71,13 +84,15 @@ struct refvm_guest_control {
 	uint32_t hot_pages_percent;
 	uint32_t segments;
 	struct refvm_guest_segment segment[REFVM_REGIONS_MAX];
+	uint64_t dimm_change; /* grows behind each change of @dimm */
+	struct refvm_guest_dimm dimm[REFVM_DIMMS_MAX];
 };
 
 enum refvm_guest_error {
 	REFVM_ERROR_VERSION, /* a page is not at the version the table expects */
 	REFVM_ERROR_CHECKSUM, /* its checksum does not fit its number and version */
 	REFVM_ERROR_FILLER, /* its constant part has changed */
-	REFVM_ERROR_COUNT, /* the counts in RAM and in the registers differ */
+	REFVM_ERROR_COUNT, /* the counts in RAM and in the registers, or in a DIMM, differ */
 	REFVM_ERROR_KINDS,
 };
 
@@ -93,6 +108,9 @@ struct refvm_guest_cpu {
 	uint64_t ramp_epoch;
 	uint64_t ramp_ticks; /* how long the ramp has gone on */
 	uint64_t ramp_seen; /* tick up to which ramp_ticks counts */
+	uint64_t dimm_change; /* a whole step was done since the control block said so */
+	uint64_t dimm_epoch[REFVM_DIMMS_MAX]; /* that dimm_ops counts for */
+	uint64_t dimm_ops[REFVM_DIMMS_MAX]; /* writes to it */
 };
 
 /* A data page. */

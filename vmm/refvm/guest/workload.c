@@ -15,6 +15,8 @@
 #define FILLER_CHECK_EVERY 64 /* operations between checks of a whole page */
 #define HEARTBEAT_US       REFVM_YIELD_US_MAX
 #define YIELD_US_MIN       1000 /* shorter sleeps cost more than they save */
+#define STEP_DIMM_PAGES    4 /* writes to each DIMM per step, besides the others */
+#define DIMM_NUMBER        (1ull << 40) /* numbers of their pages, for checksums */
 #define CATCH_UP_PER_S     50 /* a late vCPU makes good for at most 1/50 s */
 
 #define READ(field)         __atomic_load_n(&(field), __ATOMIC_RELAXED)
@@ -244,8 +246,71 @@ static struct refvm_guest_result change_some(struct guest *g, uint32_t pattern, 
 	return result;
 }
 
+/* As change_page(), with the expected version in the same DIMM; so its count is kept outside. */
+static void change_dimm_page(
+	struct guest *g, const struct refvm_guest_dimm *dimm, uint32_t slot, uint64_t index)
+{
+	struct refvm_guest_page *page =
+		(struct refvm_guest_page *)(g->bias + dimm->data + index * REFVM_PAGE_BYTES);
+	uint64_t *count = (uint64_t *)(g->bias + dimm->gpa) + g->vcpu;
+	uint32_t *table = (uint32_t *)(g->bias + dimm->gpa + REFVM_PAGE_BYTES);
+	uint64_t number = DIMM_NUMBER * (slot + 1) + index, version = table[index];
+
+	if (*count != g->cpu->dimm_ops[slot])
+		report(g, REFVM_ERROR_COUNT, number);
+	if (page->version != version)
+		report(g, REFVM_ERROR_VERSION, number);
+	else if (page->checksum != (version == 0 ? 0 : mix(mix(number ^ g->seed) + version)))
+		report(g, REFVM_ERROR_CHECKSUM, number);
+	version = (uint32_t)(version + 1);
+	page->version = version;
+	page->checksum = mix(mix(number ^ g->seed) + version);
+	page->filler[version % 510] = mix(version ^ number);
+	table[index] = (uint32_t)version;
+	WRITE(g->cpu->dimm_ops[slot], g->cpu->dimm_ops[slot] + 1);
+	*count = g->cpu->dimm_ops[slot];
+}
+
+static void change_dimms(struct guest *g)
+{
+	uint64_t epoch, i, share;
+	uint32_t slot;
+
+	for (slot = 0; slot < REFVM_DIMMS_MAX; slot++) {
+		const struct refvm_guest_dimm *dimm = &g->control->dimm[slot];
+
+		epoch = READ(dimm->epoch);
+		share = READ(dimm->pages) / g->control->vcpus;
+		if (epoch == 0 || share == 0)
+			continue;
+		if (g->cpu->dimm_epoch[slot] != epoch)
+			WRITE(g->cpu->dimm_ops[slot], 0);
+		WRITE(g->cpu->dimm_epoch[slot], epoch);
+		for (i = 0; i < STEP_DIMM_PAGES; i++)
+			change_dimm_page(g, dimm, slot,
+				random_below(g->cpu, share) * g->control->vcpus + g->vcpu);
+	}
+}
+
+static struct refvm_guest_result step(uint64_t bias, uint64_t vcpu, uint64_t ops, uint64_t ops_sse);
+
+/* What is said of DIMMs is read behind the first line, and not used any more behind the last. */
 struct refvm_guest_result refvm_guest_step(
 	uint64_t bias, uint64_t vcpu, uint64_t ops, uint64_t ops_sse)
+{
+	const struct refvm_guest_control *control =
+		(const struct refvm_guest_control *)(bias + REFVM_GPA_CONTROL);
+	struct refvm_guest_cpu *cpu =
+		(struct refvm_guest_cpu *)(bias + REFVM_GPA_CPU + vcpu * REFVM_PAGE_BYTES);
+	uint64_t change = __atomic_load_n(&control->dimm_change, __ATOMIC_ACQUIRE);
+	struct refvm_guest_result result = step(bias, vcpu, ops, ops_sse);
+
+	if (READ(cpu->dimm_change) != change)
+		__atomic_store_n(&cpu->dimm_change, change, __ATOMIC_RELEASE);
+	return result;
+}
+
+static struct refvm_guest_result step(uint64_t bias, uint64_t vcpu, uint64_t ops, uint64_t ops_sse)
 {
 	struct refvm_guest_result result = {.ops = 0, .yield_us = 0};
 	struct guest g = {
@@ -273,6 +338,8 @@ struct refvm_guest_result refvm_guest_step(
 	} else {
 		result = change_some(&g, pattern, ops);
 	}
+	if (pattern != REFVM_PATTERN_IDLE && result.ops > 0)
+		change_dimms(&g);
 	WRITE(g.cpu->ops, ops + result.ops);
 	return result;
 }
