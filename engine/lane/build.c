@@ -141,6 +141,35 @@ static void finish_chunk(struct sluice_lane *lane)
 	lane->current = SLUICE_NO_CHUNK;
 }
 
+/* How many zero pages follow each other from @first on, at most @pages_max of those still to do, of
+   which the same is known about the target. */
+static uint32_t zero_run(
+	const struct sluice_lane *lane, const uint64_t *nonzero, uint32_t first, uint32_t pages_max)
+{
+	bool maybe = bit(nonzero, first);
+	uint32_t page = first;
+
+	while (page < SLUICE_CHUNK_PAGES && page - first < pages_max && bit(lane->todo, page) &&
+		bit(nonzero, page) == maybe) {
+		const uint8_t *content = page_address(lane, lane->current, page);
+
+		__builtin_prefetch(content + (SLUICE_ZERO_AHEAD_PAGES << SLUICE_PAGE_SHIFT));
+		if (!sluice_page_is_zero(content))
+			break;
+		page++;
+	}
+	return page - first;
+}
+
+/* A ZERO takes a message, the target's CPU and a reply. Where a WRITE takes none of them, a short run
+   of zeros is written like any content. */
+static bool is_written(
+	const struct sluice_lane *lane, const uint64_t *nonzero, uint32_t page, uint32_t zeros)
+{
+	return (lane->conf.pair->limits.caps & SLUICE_CAP_ONE_SIDED) != 0 && bit(nonzero, page) &&
+	       zeros < SLUICE_LANE_ZERO_RUN_MIN;
+}
+
 /*
  * Look at pages of the current chunk from the first one still to do. Zero pages go to the ZERO
  * list, or are skipped where the target is known to hold zeros; a run of others becomes one
@@ -157,23 +186,24 @@ static bool build_write(struct sluice_lane *lane, uint32_t *pages_left)
 		return false;
 	while (page < SLUICE_CHUNK_PAGES && bit(lane->todo, page) &&
 		page - first<pages_max && * pages_left> 0) {
-		const uint8_t *content = page_address(lane, lane->current, page);
+		uint32_t zeros = zero_run(lane, nonzero, page, *pages_left);
 
-		(*pages_left)--;
-		__builtin_prefetch(content + (SLUICE_ZERO_AHEAD_PAGES << SLUICE_PAGE_SHIFT));
-		if (!sluice_page_is_zero(content)) {
-			page++;
+		*pages_left -= zeros > 0 ? zeros : 1;
+		if (zeros == 0 || is_written(lane, nonzero, page, zeros)) {
+			page += zeros > 0 ? zeros : 1;
 			continue;
 		}
 		if (page != first)
 			break;
 		if (bit(nonzero, page) && !SLUICE_PLANTED(ZERO_ON_A_GUESS))
-			set_bits(lane->zeros, page, 1);
-		clear_bits(lane->todo, page, 1);
-		SLUICE_COUNT_ADD(lane->counters.pages_zero, 1);
+			set_bits(lane->zeros, page, zeros);
+		clear_bits(lane->todo, page, zeros);
+		SLUICE_COUNT_ADD(lane->counters.pages_zero, zeros);
 		first = first_bit(lane->todo);
 		page = first;
 	}
+	if (page - first > pages_max) /* the rest of a short run of zeros is for the next one */
+		page = first + pages_max;
 	if (page == first)
 		return true;
 	set_bits(nonzero, first, page - first);

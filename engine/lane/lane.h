@@ -43,6 +43,7 @@ struct sluice_outbox;
 #define SLUICE_LANE_BATCH_EVENTS 32
 #define SLUICE_LANE_FLUSH_CHUNKS 16 /* a FLUSH is posted behind so many finished chunks */
 #define SLUICE_LANE_STEP_PAGES   2048 /* looked at in one step, so that steps stay short */
+#define SLUICE_LANE_ZERO_RUN_MIN 16 /* fewer are written where the rail is one-sided */
 #define SLUICE_LANE_EXTENT_BYTES (256u << 10) /* longest WRITE unless the conf says another */
 
 /* Shared by the lanes of a session, constant while they run. NULL fields at a target. */

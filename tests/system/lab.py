@@ -28,7 +28,7 @@ PATIENT = {"peer-timeout": "60s", "setup-timeout": "60s", "switchover-timeout": 
 
 
 OVER_RDMA = os.environ.get("SLUICE_TRANSPORT") == "rdma"
-RDMA_ENDS = (("10.77.0.1",), ("10.77.0.2",))  # of the cables of scripts/rxe-setup
+RDMA_ENDS = (("10.77.0.1", "10.77.1.1"), ("10.77.0.2", "10.77.1.2"))  # of the cables of scripts/rxe-setup
 IN_LAB = "SLUICE_LAB" in os.environ  # in the VM of scripts/lab
 LAB_GUEST = {"ram": "32M", "accel": "thread", "rate": 3000, "tracking": "auto"}
 
@@ -61,11 +61,11 @@ def guest(**options):
     return {**options, **LAB_GUEST} if IN_LAB else options
 
 
-def lane_settings(end):
-    """The engine's settings about how lanes travel, for a host at one end of the cables."""
+def lane_settings(end, rails=1):
+    """The engine's settings about how lanes travel, for a host at one end of so many cables."""
     if not OVER_RDMA:
         return {}
-    return {"transport": "rdma", "rail": ",".join(RDMA_ENDS[end]), "lane-security": "none"}
+    return {"transport": "rdma", "rail": ",".join(RDMA_ENDS[end][:rails]), "lane-security": "none"}
 
 
 def cpus_of(text):

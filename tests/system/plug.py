@@ -14,7 +14,7 @@ from qmp import PATIENCE_S, QmpError
 
 MIB = 1 << 20
 OPTIONS = {"ram": "256M", "vcpus": 2, "pattern": "hotset", "rate": 20000, "track_after_resume": "yes"}
-SLOW = {"max-bandwidth": "64M"}  # so that 256 MiB take some seconds
+SLOW = {"max-bandwidth": "12M"}  # so that 256 MiB take longer than any test looks at them
 
 
 class Plug(LabTest):

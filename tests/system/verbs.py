@@ -24,9 +24,8 @@ from qmp import PATIENCE_S, QmpError
 HUGE = 2 * MIB
 NOBODY = 65534
 MEMLOCK = 8 * MIB
-DARK_S = 4
 REMOVAL_S = 20
-FAR_END = "/proc/sys/net/ipv4/conf/rail0b/accept_local"
+GONE_S = 4
 
 
 def write_setting(path, value):
@@ -35,14 +34,16 @@ def write_setting(path, value):
 
 
 @contextlib.contextmanager
-def dead_wire():
-    """The far end of the cable takes no packet of this host; nobody is told."""
+def dead_wires(*rails):
+    """The far ends of these cables take no packet of this host; nobody is told."""
     write_setting("/proc/sys/net/ipv4/conf/all/accept_local", "0")
-    write_setting(FAR_END, "0")
+    for rail in rails:
+        write_setting(f"/proc/sys/net/ipv4/conf/rail{rail}b/accept_local", "0")
     try:
         yield
     finally:
-        write_setting(FAR_END, "1")
+        for rail in rails:
+            write_setting(f"/proc/sys/net/ipv4/conf/rail{rail}b/accept_local", "1")
 
 
 class Memlock(LabTest):
@@ -112,45 +113,76 @@ class Discards(LabTest):
             self.assertNotEqual(target.regions["ram"][offset:offset + size], bytes(size))
 
 
-class Wire(LabTest):
-    """The cable between the two ends."""
+class Loss(LabTest):
+    """A live guest, and cables that go dead under its lanes."""
 
-    def test_a_dead_wire(self):
-        """All lanes are lost, the guest works on; when the wire is back it arrives, whole."""
+    def begin(self, rails):
+        """Two hosts, and a migration that would go on for long; the operator's connection."""
         options = guest(vcpus=1, pattern="uniform", track_after_resume="yes")
-        settings = {"lanes": 2, "rdma.path-timeout": "500ms", "downtime-limit": "1ms", "throttle": "no",
-                    "max-bandwidth": "5M"}
-        source = self.lab.host("source", engine_set=settings, **options)
-        target = self.lab.host("target", engine_set=settings, incoming="yes", **options)
-        source.wait_ready()
-        uri = target.incoming()
-        with source.operator() as watch:
-            watch.command("migrate", uri=uri)
-            watch.wait_event("MIGRATION", PATIENCE_S, ("active",))
-            with dead_wire():
-                begin = source.ops()
-                reason = watch.wait_event("MIGRATION", PATIENCE_S, ("paused",))["reason"]
-                print(f"  {reason}", flush=True)
-                self.assertIn("lanes were lost", reason)
-                time.sleep(DARK_S)
-                self.assertGreater(source.ops(), begin)
-            watch.command("migrate-set-parameters", **{"downtime-limit": 60000, "max-bandwidth": 0})
-            end = watch.wait_event("MIGRATION", PATIENCE_S, ENDED)
-            result = watch.command("query-migrate")
+        settings = {"lanes": 2, "rdma.path-timeout": "500ms", "downtime-limit": "1ms",
+                    "throttle": "no", "max-bandwidth": "5M", "recover-pause": "200ms"}
+        self.source, self.target = (
+            self.lab.host(name, incoming="yes" if end else "no",
+                          engine_set={**settings, **lane_settings(end, rails)}, **options)
+            for end, name in enumerate(("source", "target")))
+        self.source.wait_ready()
+        uri = self.target.incoming()
+        watch = self.lab.connect(self.source.socket)
+        watch.command("migrate", uri=uri)
+        watch.wait_event("MIGRATION", PATIENCE_S, ("active",))
+        wait_until("pages move", lambda: watch.command("query-migrate")["ram"]["transferred"] > 0)
+        return watch
+
+    def wait_paused(self, watch):
+        reason = watch.wait_event("MIGRATION", PATIENCE_S, ("paused",))["reason"]
+        print(f"  {reason}", flush=True)
+        self.assertIn("lanes were lost", reason)
+        begin = self.source.ops()
+        wait_until("the guest works", lambda: self.source.ops() > begin)
+
+    def arrive(self, watch):
+        """The guest arrives, whole; query-migrate."""
+        watch.command("migrate-set-parameters", **{"downtime-limit": 60000, "max-bandwidth": 0})
+        end = watch.wait_event("MIGRATION", PATIENCE_S, ENDED)
+        result = watch.command("query-migrate")
         self.assertEqual(end["status"], "completed", result)
+        wait_until("the guest runs at the target", self.target.running)
+        self.assertFalse(self.source.running(), "two guests run")
+        pages = self.target.verify_against(self.source)
+        self.target.check_alive()
+        print(f"  {result['lanes-lost']} lanes lost, {result['pauses']} pauses, {pages} pages "
+              "compared", flush=True)
+        return result
+
+    def test_the_only_rail_dies(self):
+        """All lanes are lost, the guest works on; when the wire is back it arrives."""
+        watch = self.begin(rails=1)
+        with dead_wires(0):
+            self.wait_paused(watch)
+        result = self.arrive(watch)
         self.assertGreaterEqual(result["lanes-lost"], 2)
         self.assertGreaterEqual(result["pauses"], 1)
-        wait_until("the guest runs at the target", target.running)
-        self.assertFalse(source.running(), "two guests run")
-        target.verify_against(source)
-        target.check_alive()
 
+    def test_one_of_two_rails_dies(self):
+        """The other rail carries on, without a pause, and the guest arrives meanwhile."""
+        watch = self.begin(rails=2)
+        with dead_wires(1):
+            wait_until("its lane is lost", lambda: watch.command("query-migrate")["lanes-lost"] >= 1)
+            result = self.arrive(watch)
+        self.assertEqual(result["pauses"], 0)
 
-class Removal(LabTest):
-    """Devices that are taken away under lanes that use them."""
+    def test_both_rails_die(self):
+        """It pauses; with the wires back it goes on."""
+        watch = self.begin(rails=2)
+        with dead_wires(0, 1):
+            self.wait_paused(watch)
+        result = self.arrive(watch)
+        self.assertGreaterEqual(result["pauses"], 1)
+
+    # ---- devices that are taken away under lanes that use them ----
 
     def rdma(self, *arguments):
-        """Not waited for longer: a removal that the engine holds up cannot even be killed."""
+        """Not waited for longer: a removal that an engine holds up cannot even be killed."""
         command = " ".join(("rdma", "link", *arguments))
         child = subprocess.Popen(command.split())  # pylint: disable=consider-using-with
         wait_until(command, lambda: child.poll() is not None, REMOVAL_S)
@@ -167,101 +199,70 @@ class Removal(LabTest):
         self.rdma("delete", device)
         print(f"  {device} was gone after {time.monotonic() - begin:.1f} s", flush=True)
 
-    def begin(self):
-        """Two rails, and a migration under way that is too slow to end."""
-        options = guest(vcpus=1, pattern="uniform", track_after_resume="yes")
-        settings = {"lanes": 4, "rdma.path-timeout": "500ms", "downtime-limit": "1ms", "throttle": "no",
-                    "max-bandwidth": "5M", "recover-pause": "100ms"}
-        source, target = (self.lab.host(name, engine_set={**settings, "rail": rail}, **more, **options)
-                          for name, rail, more in (("source", "10.77.0.1,10.77.1.1", {}),
-                                                   ("target", "10.77.0.2,10.77.1.2", {"incoming": "yes"})))
-        source.wait_ready()
-        source.engine_command("migrate", uri=target.incoming())
-        wait_until("pages move", lambda: self.query(source)["status"] == "active")
-        return source, target
+    def rails(self, host):
+        return host.engine_command("query-placement")["rails"]
 
-    def query(self, host):
-        return host.engine_command("query-migrate")
-
-    def arrive(self, source, target):
-        with source.operator() as watch:
-            watch.command("migrate-set-parameters", **{"downtime-limit": 60000, "max-bandwidth": 0})
-        wait_until("it ends", lambda: self.query(source)["status"] in ENDED)
-        result = self.query(source)
-        self.assertEqual(result["status"], "completed", result)
-        wait_until("the guest runs at the target", target.running)
-        self.assertFalse(source.running(), "two guests run")
-        pages = target.verify_against(source)
-        target.check_alive()
-        print(f"  {pages} pages compared; {result['lanes-lost']} lanes lost, {result['pauses']} pauses",
-              flush=True)
-        return result
-
-    def one_of_two(self, device):
-        source, target = self.begin()
+    def lose_a_device(self, device):
+        """As if one of two NICs were pulled: the other rail carries on."""
+        watch = self.begin(rails=2)
         self.remove(device)
-        wait_until("its lanes are lost", lambda: self.query(source)["lanes-lost"] >= 2)
-        wait_until("one of them goes by the other rail", lambda: sum(
-            lane["state"] == "active" for lane in source.engine_command("query-lanes")) == 3)
-        lost = next(lane for lane in source.engine_command("query-lanes") if lane["state"] != "active")
+        wait_until("its lane is lost", lambda: watch.command("query-migrate")["lanes-lost"] >= 1)
+        lost = next(lane for lane in watch.command("query-lanes") if lane["state"] != "active")
         print(f"  {lost['why-lost']}", flush=True)
-        self.assertEqual(self.arrive(source, target)["pauses"], 0)
+        self.assertEqual(self.arrive(watch)["pauses"], 0)
 
-    def both(self, *devices):
-        """All rails of one host are gone: it waits, and goes on when they are back."""
-        source, target = self.begin()
+    def test_a_device_of_the_source_is_removed(self):
+        self.lose_a_device("rxe1a")
+
+    def test_a_device_of_the_target_is_removed(self):
+        self.lose_a_device("rxe1b")
+
+    def lose_all_devices(self, here, *devices):
+        """It waits, and goes on when they are back; why it waited."""
+        watch = self.begin(rails=2)
+        here = here()
         for device in devices:
             self.remove(device)
-        reply = wait_until("it pauses", lambda: self.query(source)["status"] == "paused" and
-                           self.query(source))
-        print(f"  {reply['pause-reason']}", flush=True)
-        begin = source.ops()
-        here = source if devices[0].endswith("a") else target
-        for rail in here.engine_command("query-placement")["rails"]:
+        self.wait_paused(watch)
+        for rail in self.rails(here):
             self.assertIn("device was removed", rail["error"])
         told = " ".join(check["text"] for check in here.engine_command("preflight")["checks"])
         self.assertIn("has lost its device", told)
-        time.sleep(DARK_S)
-        self.assertEqual(self.query(source)["status"], "paused")
-        self.assertGreater(source.ops(), begin)
+        begin = self.source.ops()
+        time.sleep(GONE_S)
+        reply = watch.command("query-migrate")
+        self.assertEqual(reply["status"], "paused")
+        self.assertGreater(self.source.ops(), begin)
         for device in devices:
             self.bring_back(device)
-        wait_until("it goes on", lambda: self.query(source)["status"] == "active")
-        wait_until("all lanes are back", lambda: sum(
-            lane["state"] == "active" for lane in source.engine_command("query-lanes")) == 4)
-        self.assertEqual(self.arrive(source, target)["pauses"], 1)
-        for rail in here.engine_command("query-placement")["rails"]:
+        wait_until("all lanes are back", lambda: {lane["state"] for lane in watch.command("query-lanes")}
+                   == {"active"})
+        self.assertEqual(self.arrive(watch)["pauses"], 1)
+        for rail in self.rails(here):
             self.assertNotIn("error", rail)
         return reply["pause-reason"]
 
-    def test_both_at_the_source(self):
-        reason = self.both("rxe0a", "rxe1a")
+    def test_all_devices_of_the_source_are_removed(self):
+        reason = self.lose_all_devices(lambda: self.source, "rxe0a", "rxe1a")
         for word in ("10.77.0.1", "10.77.1.1", "device removed", "rxe"):
             self.assertIn(word, reason)
 
-    def test_both_at_the_target(self):
-        self.both("rxe0b", "rxe1b")
+    def test_all_devices_of_the_target_are_removed(self):
+        self.lose_all_devices(lambda: self.target, "rxe0b", "rxe1b")
 
-    def test_idle(self):
-        """No migration has been, and the memory's registrations are in the way."""
+    def test_devices_of_idle_engines_are_removed(self):
+        """No migration has been, and the memory's registrations would be in the way."""
         options = guest(vcpus=1, pattern="uniform", track_after_resume="yes")
-        source = self.lab.host("source", **options)
-        target = self.lab.host("target", incoming="yes", **options)
+        hosts = source, target = [self.lab.host(name, incoming="yes" if end else "no", **options)
+                                  for end, name in enumerate(("source", "target"))]
         source.wait_ready()
         for device in ("rxe0a", "rxe0b"):
             self.remove(device)
             self.bring_back(device)
-        for host in (source, target):
-            wait_until("its rail is back", lambda host=host: "error" not in
-                       host.engine_command("query-placement")["rails"][0])
+        for host in hosts:
+            wait_until("its rail is back", lambda host=host: "error" not in self.rails(host)[0])
         migrate(source, target)
         target.verify_against(source)
-
-    def test_one_of_two_at_the_source(self):
-        self.one_of_two("rxe1a")
-
-    def test_one_of_two_at_the_target(self):
-        self.one_of_two("rxe1b")
 
 
 if __name__ == "__main__":

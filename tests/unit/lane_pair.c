@@ -77,6 +77,8 @@ static void end_open(struct lane_pair_end *end, const struct lane_pair_opts *opt
 		sluice_align_down(opts->budget_bytes / opts->lanes, SLUICE_PAGE_BYTES);
 	end->lanes.extent_bytes = opts->extent_bytes;
 	tcp->rail_limits(end->rail, &end->way.limits);
+	if (opts->one_sided)
+		end->way.limits.caps |= SLUICE_CAP_ONE_SIDED;
 }
 
 /* ---- the relay ---- */

@@ -16,6 +16,7 @@ struct lane_pair_opts {
 	uint32_t lanes;
 	uint64_t memory_bytes;
 	uint64_t budget_bytes; /* in flight, all lanes together */
+	bool one_sided; /* treat the rail like one that needs no CPU at the target */
 	uint64_t extent_bytes; /* 0: as it is unless somebody says another */
 	const char *settings; /* of tcp, "name=value name=value"; NULL: the defaults */
 	uint64_t flip_at; /* this byte of what lane 0 sends arrives changed; 0: none */

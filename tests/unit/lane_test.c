@@ -207,6 +207,41 @@ static void test_extents_have_the_size_asked_for(void)
 	CU_ASSERT_EQUAL(extents_of(5000, 16 * MIB), 8 * MIB / 4096); /* whole pages */
 }
 
+/* ---- zeros ---- */
+
+/* Every @every-th page is content, the others are zeros. */
+static struct sluice_lane_counters move_zeros(bool one_sided, uint32_t every)
+{
+	struct lane_pair_opts opts = {.lanes = 1,
+		.memory_bytes = 8 * MIB,
+		.budget_bytes = 16 * MIB,
+		.one_sided = one_sided};
+	struct sluice_lane_counters sum;
+	struct lane_pair pair;
+
+	lane_pair_open(&pair, &opts);
+	for (uint32_t page = 0; page < 8 * MIB / SLUICE_PAGE_BYTES; page++)
+		if (page % every != 0)
+			memset(pair.source.memory + page * SLUICE_PAGE_BYTES, 0, SLUICE_PAGE_BYTES);
+	mark_all(&pair);
+	CU_ASSERT_TRUE(lane_pair_drain(&pair));
+	CU_ASSERT_TRUE(lane_pair_same(&pair));
+	sluice_lane_set_sum(&pair.source.lanes, &sum);
+	lane_pair_close(&pair);
+	return sum;
+}
+
+/* A ZERO takes the target's CPU: short runs of zeros are written where a WRITE does not. */
+static void test_short_runs_of_zeros_are_written_one_sided(void)
+{
+	CU_ASSERT_EQUAL(move_zeros(false, 2).pages_zeroed, 1024);
+	CU_ASSERT_EQUAL(move_zeros(true, 2).pages_zeroed, 0);
+	CU_ASSERT_EQUAL(move_zeros(true, 2).extents, 8 * MIB / SLUICE_LANE_EXTENT_BYTES);
+	CU_ASSERT_EQUAL(move_zeros(true, SLUICE_LANE_ZERO_RUN_MIN).pages_zeroed, 0);
+	CU_ASSERT_EQUAL(move_zeros(true, 2 * SLUICE_LANE_ZERO_RUN_MIN).pages_zeroed,
+		2048 - 2048 / (2 * SLUICE_LANE_ZERO_RUN_MIN));
+}
+
 /* ---- time in flight ---- */
 
 /* Lanes that overlap count once, and what is between does not. */
@@ -358,6 +393,8 @@ int main(void)
 		{"a hundred lanes keep a small budget", test_a_hundred_lanes_keep_a_small_budget},
 		{"a window waits for its older half", test_a_window_waits_for_its_older_half},
 		{"extents have the size asked for", test_extents_have_the_size_asked_for},
+		{"short runs of zeros are written one-sided",
+			test_short_runs_of_zeros_are_written_one_sided},
 		{"time in flight is that of any lane", test_time_in_flight_is_that_of_any_lane},
 		{"a damaged byte costs a lane and no more",
 			test_a_damaged_byte_costs_a_lane_and_no_more},
