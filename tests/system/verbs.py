@@ -217,8 +217,12 @@ class Loss(LabTest):
     def test_a_device_of_the_target_is_removed(self):
         self.lose_a_device("rxe1b")
 
+    def wait_lanes(self, watch):
+        wait_until("all lanes are back", lambda: {lane["state"] for lane in watch.command("query-lanes")}
+                   == {"active"})
+
     def lose_all_devices(self, here, *devices):
-        """It waits, and goes on when they are back; why it waited."""
+        """It waits, and goes on when they are back, also over another peer link; why it waited."""
         watch = self.begin(rails=2)
         here = here()
         for device in devices:
@@ -235,9 +239,11 @@ class Loss(LabTest):
         self.assertGreater(self.source.ops(), begin)
         for device in devices:
             self.bring_back(device)
-        wait_until("all lanes are back", lambda: {lane["state"] for lane in watch.command("query-lanes")}
-                   == {"active"})
-        self.assertEqual(self.arrive(watch)["pauses"], 1)
+        self.wait_lanes(watch)
+        watch.command("migrate-pause")
+        watch.command("migrate-recover")
+        self.wait_lanes(watch)
+        self.assertEqual(self.arrive(watch)["pauses"], 2)
         for rail in self.rails(here):
             self.assertNotIn("error", rail)
         return reply["pause-reason"]
