@@ -224,9 +224,10 @@ struct sluice_transport {
 	int (*rail_listen)(struct sluice_rail *rail, char ret_address[SLUICE_ADDRESS_MAX],
 		struct sluice_error *err);
 	/* Progress for connections that are not lanes yet (accept, hello, refusals), and what else
-	   is no business of workers (taking a lost connection down). The control loop calls it
-	   when rail_fd is readable, and at least every 100 ms while a session listens or has
-	   lanes, at both ends. */
+	   is no business of workers (taking a lost connection down, letting go of a NIC that is
+	   removed, taking it back: then also slow, as mem_register). The control loop calls it
+	   when rail_fd is readable, from rail_open on, and at least every 100 ms while a session
+	   listens or has lanes, at both ends. */
 	void (*rail_step)(struct sluice_rail *rail, uint64_t now_ns);
 	int (*rail_fd)(struct sluice_rail *rail); /* -1: none */
 	const struct sluice_rail_stats *(*rail_stats)(const struct sluice_rail *rail);
