@@ -283,14 +283,17 @@ bool sluice_lane_build(struct sluice_lane *lane)
 {
 	uint32_t pages_left = SLUICE_LANE_STEP_PAGES;
 	uint32_t unflushed;
-	bool progress = false;
+	bool progress = false, waits;
 
 	/* One ring entry stays free for the FLUSH. */
 	while (pages_left > 0 && ring_room(lane) > 1 && build_one(lane, &pages_left))
 		progress = true;
+	/* A lane that has to wait keeps no chunk that it is done with: at a low bandwidth limit
+	   the next ones could take a minute, and a region that is being removed waits for them. */
 	unflushed = lane->held_tail - lane->held_flush;
-	if (ring_room(lane) > 0 && (unflushed >= SLUICE_LANE_FLUSH_CHUNKS ||
-					   (unflushed > 0 && lane->current == SLUICE_NO_CHUNK))) {
+	waits = lane->current == SLUICE_NO_CHUNK || lane->paced;
+	if (ring_room(lane) > 0 &&
+		(unflushed >= SLUICE_LANE_FLUSH_CHUNKS || (unflushed > 0 && waits))) {
 		build_flush(lane);
 		progress = true;
 	}

@@ -15,6 +15,7 @@
 #include "base/assert.h"
 #include "base/bits.h"
 #include "base/clock.h"
+#include "base/random.h"
 #include "engine/lane/lane.h"
 
 #define NOTE_CORE_TURNS 1024 /* where a worker runs is looked at so often: it costs some ns */
@@ -42,6 +43,7 @@ struct worker {
 	/* The worker's own. */
 	struct sluice_lane *lanes[SLUICE_CREW_LANES_PER_WORKER_MAX];
 	uint32_t lane_count;
+	struct sluice_random random;
 };
 
 struct sluice_crew {
@@ -83,11 +85,19 @@ static void adopt(struct worker *w)
 	pthread_mutex_unlock(&w->lock);
 }
 
+/*
+ * Under a bandwidth limit the lane that asks first gets what there is. Which one that is is drawn
+ * anew each turn: else those stepped last could keep a chunk half sent for as long as the limit
+ * lasts, and turns in a fixed order, whatever it is, can fall into step with the limit.
+ */
 static bool step_all(struct worker *w, uint64_t now_ns)
 {
+	uint32_t first = (uint32_t)sluice_random_below(&w->random, w->lane_count);
 	bool busy = false;
 
-	for (uint32_t i = 0; i < w->lane_count; i++)
+	for (uint32_t i = first; i < w->lane_count; i++)
+		busy |= sluice_lane_step(w->lanes[i], now_ns);
+	for (uint32_t i = 0; i < first; i++)
 		busy |= sluice_lane_step(w->lanes[i], now_ns);
 	return busy;
 }
@@ -293,6 +303,7 @@ int sluice_crew_create(const struct sluice_crew_opts *opts, struct sluice_crew *
 		crew->workers[i].eventfd = -1;
 		crew->workers[i].core = -1;
 		crew->workers[i].node = -1;
+		sluice_random_seed(&crew->workers[i].random, i);
 		pthread_mutex_init(&crew->workers[i].lock, NULL);
 		pthread_cond_init(&crew->workers[i].cond, NULL);
 	}

@@ -177,7 +177,9 @@ static void take_notes(struct lane_pair_end *end)
 
 static void step(struct lane_pair *pair, struct lane_pair_end *end, int except)
 {
-	for (uint32_t i = 0; i < end->lanes.count; i++)
+	if (pair->by_crew)
+		sluice_crew_step(end->crew, pair->now_ns);
+	for (uint32_t i = 0; i < end->lanes.count && !pair->by_crew; i++)
 		if ((int)i != except && end->lanes.slots[i].lane != NULL &&
 			end->lanes.slots[i].standing != SLUICE_LANE_FENCING)
 			sluice_lane_step(end->lanes.slots[i].lane, pair->now_ns);

@@ -48,6 +48,7 @@ struct lane_pair {
 	struct sluice_remote *remote;
 	uint64_t now_ns;
 	int stalled; /* this lane's target end is not stepped; -1: none */
+	bool by_crew; /* lanes are stepped as a worker does it, not one after the other */
 };
 
 /* Connected lanes; the source's memory is random, the target's 0xa5. Fails the test otherwise. */

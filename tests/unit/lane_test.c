@@ -353,6 +353,33 @@ static void test_lanes_share_a_bandwidth_limit(void)
 	lane_pair_close(&pair);
 }
 
+/* Whoever is stepped last gets its share as well, and gives back what it is done with. */
+static void test_no_lane_starves_under_a_limit(void)
+{
+	struct lane_pair_opts opts = {
+		.lanes = 4, .memory_bytes = 64 * MIB, .budget_bytes = 16 * MIB};
+	const struct sluice_lane_counters *counters;
+	struct lane_pair pair;
+
+	lane_pair_open(&pair, &opts);
+	sluice_pace_set(&pair.source.work.pace, RATE);
+	mark_all(&pair);
+	pair.by_crew = true;
+	while (sent_bytes(&pair) < 32 * MIB && pair.source.lost == 0) {
+		lane_pair_turn(&pair);
+		pair.now_ns += TURN_NS;
+		CU_ASSERT_TRUE_FATAL(pair.now_ns < 10 * SLUICE_NS_PER_S);
+	}
+	for (uint32_t lane = 0; lane < opts.lanes; lane++) {
+		counters = sluice_lane_counters(pair.source.lanes.slots[lane].lane);
+		CU_ASSERT_TRUE(counters->pages_sent << SLUICE_PAGE_SHIFT > 4 * MIB);
+		CU_ASSERT_TRUE(counters->flushes > 1); /* 16 chunks would be all of it */
+	}
+	sluice_pace_set(&pair.source.work.pace, 0);
+	CU_ASSERT_TRUE(lane_pair_drain(&pair));
+	lane_pair_close(&pair);
+}
+
 /* A lane that is held back sleeps until it may go on, and leaves no deadline behind. */
 static void test_a_lane_held_back_sleeps(void)
 {
@@ -399,6 +426,7 @@ int main(void)
 		{"a damaged byte costs a lane and no more",
 			test_a_damaged_byte_costs_a_lane_and_no_more},
 		{"lanes share a bandwidth limit", test_lanes_share_a_bandwidth_limit},
+		{"no lane starves under a limit", test_no_lane_starves_under_a_limit},
 		{"a lane held back sleeps", test_a_lane_held_back_sleeps},
 		{NULL},
 	};
