@@ -495,8 +495,7 @@ static void test_a_target_that_breaks_the_rules(void)
 		"{\"type\": \"region-removed\", \"region\": 0}",
 		"{\"type\": \"region-removed\", \"region\": 1}",
 		"{\"type\": \"region-added\", \"region\": 1}", /* without a key */
-		"{\"type\": \"region-added\", \"region\": 1, \"keys\": [{\"rail\": 0, \"key\": "
-		"\"xy\"}]}"};
+		"{\"type\":\"region-added\",\"region\":1,\"keys\":[{\"rail\":0,\"key\":\"xy\"}]}"};
 	struct pair pair;
 
 	for (size_t i = 0; i < SLUICE_ARRAY_LEN(answers); i++) {
