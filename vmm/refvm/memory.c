@@ -323,7 +323,7 @@ static const struct refvm_region *find_region(const struct refvm_memory *memory,
 {
 	unsigned int i;
 
-	for (i = 0; i < memory->count; i++) {
+	for (i = 0; i < refvm_memory_count(memory); i++) {
 		const struct refvm_region *region = &memory->region[i];
 
 		if (gpa >= region->gpa && gpa - region->gpa < region->bytes)
@@ -346,7 +346,7 @@ void refvm_memory_publish(
 {
 	struct refvm_region *r = &memory->region[region];
 
-	SLUICE_ASSERT(region < memory->count);
+	SLUICE_ASSERT(region < refvm_memory_count(memory));
 	SLUICE_ASSERT(word < sluice_bitmap_bytes(r->bytes) / sizeof(uint64_t));
 	sluice_bitmap_publish(r->dirty, (size_t)word, bits);
 	if (__atomic_load_n(&memory->since_on, __ATOMIC_RELAXED))

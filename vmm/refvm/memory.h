@@ -50,13 +50,20 @@ struct refvm_region {
 
 struct refvm_memory {
 	struct refvm_region region[REFVM_SLOTS_MAX]; /* DIMMs from REFVM_REGIONS_MAX on */
-	unsigned int count; /* behind the last one */
+	unsigned int count; /* behind the last one; other threads than the monitor's ask
+			       refvm_memory_count(), as a DIMM may come meanwhile */
 	uint8_t *base;
 	uint64_t span_bytes; /* reserved from base */
 	uint64_t page_bytes; /* of the backing */
 	uint64_t dimm_gpa; /* of the first DIMM; REFVM_DIMM_BYTES_MAX for each */
 	bool since_on; /* atomic */
 };
+
+/* Any thread: the regions below it are filled in. */
+static inline unsigned int refvm_memory_count(const struct refvm_memory *memory)
+{
+	return __atomic_load_n(&memory->count, __ATOMIC_ACQUIRE);
+}
 
 int refvm_memory_create(const struct refvm_memory_opts *opts, struct refvm_memory *ret_memory,
 	struct sluice_error *err);

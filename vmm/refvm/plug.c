@@ -42,9 +42,10 @@ static void give_to_guest(struct refvm *r, unsigned int dimm, const struct refvm
 	uint64_t table = sluice_align_up(pages * sizeof(uint32_t), REFVM_PAGE_BYTES);
 
 	refvm_guest_map(&r->vm, region);
-	d->gpa = region->gpa;
-	d->data = region->gpa + REFVM_PAGE_BYTES + table;
-	d->pages = pages - table / REFVM_PAGE_BYTES;
+	/* The guest looks at all of it at any time; it uses it behind the epoch. */
+	__atomic_store_n(&d->gpa, region->gpa, __ATOMIC_RELAXED);
+	__atomic_store_n(&d->data, region->gpa + REFVM_PAGE_BYTES + table, __ATOMIC_RELAXED);
+	__atomic_store_n(&d->pages, pages - table / REFVM_PAGE_BYTES, __ATOMIC_RELAXED);
 	__atomic_store_n(&d->epoch, control_of(r)->dimm_change + 1, __ATOMIC_RELEASE);
 	tell_guest(r);
 }

@@ -153,7 +153,7 @@ int refvm_tracking_plug(struct refvm_vm *vm, unsigned int slot, const struct ref
 	if (rc == 0) {
 		vm->memory.region[slot] = *region;
 		if (vm->memory.count <= slot)
-			vm->memory.count = slot + 1;
+			__atomic_store_n(&vm->memory.count, slot + 1, __ATOMIC_RELEASE);
 	} else if (kvm) {
 		refvm_kvm_set_slot(vm, slot, &(struct refvm_region){.bytes = 0}, false, NULL);
 	}

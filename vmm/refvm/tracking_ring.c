@@ -118,7 +118,7 @@ static int harvest_vcpu(struct refvm_vcpu *vcpu, struct sluice_error *err)
 		if (rc < 0)
 			return rc;
 		for (i = 0; i < count; i++) {
-			SLUICE_ASSERT(pages[i].region < vm->memory.count);
+			SLUICE_ASSERT(pages[i].region < refvm_memory_count(&vm->memory));
 			if (vm->memory.region[pages[i].region].bytes == 0)
 				continue; /* written before it was taken away */
 			refvm_memory_publish(&vm->memory, pages[i].region, pages[i].page / 64,
