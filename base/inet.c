@@ -100,3 +100,17 @@ void sluice_inet_set_port(struct sluice_inet *address, uint16_t port)
 	else
 		address->u.in6.sin6_port = htons(port);
 }
+
+void sluice_inet_host(const char *address, char *ret_host, size_t host_bytes)
+{
+	const char *colon = strrchr(address, ':');
+	size_t length = strlen(address);
+
+	if (address[0] == '[') {
+		address++;
+		length = strcspn(address, "]");
+	} else if (colon != NULL && strchr(address, ':') == colon) {
+		length = (size_t)(colon - address);
+	}
+	snprintf(ret_host, host_bytes, "%.*s", (int)length, address);
+}

@@ -27,6 +27,8 @@ struct sluice_inet {
 int sluice_inet_parse(const char *text, struct sluice_inet *ret_address, struct sluice_error *err);
 void sluice_inet_format(const struct sluice_inet *address, char text[SLUICE_ADDRESS_MAX]);
 bool sluice_inet_is_loopback(const struct sluice_inet *address);
+/* The host of "HOST:PORT", "[V6]:PORT" or "HOST", as it is written; nothing is checked. */
+void sluice_inet_host(const char *address, char *ret_host, size_t host_bytes);
 uint16_t sluice_inet_port(const struct sluice_inet *address);
 void sluice_inet_set_port(struct sluice_inet *address, uint16_t port);
 

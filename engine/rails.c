@@ -15,6 +15,7 @@
 #include "base/assert.h"
 #include "base/bits.h"
 #include "base/clock.h"
+#include "base/inet.h"
 #include "base/text.h"
 #include "engine/engine.h"
 #include "engine/lane/rail_pair.h"
@@ -116,27 +117,12 @@ static const struct sluice_transport *transport_named(const char *name, size_t *
 	return NULL;
 }
 
-/* The host of "HOST:PORT", "[V6]:PORT" or "HOST". */
-static void host_of(const char *address, char *host, size_t bytes)
-{
-	const char *colon = strrchr(address, ':');
-	size_t length = strlen(address);
-
-	if (address[0] == '[') {
-		address++;
-		length = strcspn(address, "]");
-	} else if (colon != NULL && strchr(address, ':') == colon) {
-		length = (size_t)(colon - address);
-	}
-	snprintf(host, bytes, "%.*s", (int)length, address);
-}
-
 bool sluice_rail_has_host(const struct sluice_engine_rail *rail, const char *address)
 {
 	char own[128], other[128];
 
-	host_of(rail->name, own, sizeof(own));
-	host_of(address, other, sizeof(other));
+	sluice_inet_host(rail->name, own, sizeof(own));
+	sluice_inet_host(address, other, sizeof(other));
 	return strcmp(own, other) == 0;
 }
 
@@ -211,9 +197,9 @@ static const struct sluice_rail_item *item_for(
 {
 	char wanted[128], its[128];
 
-	host_of(info->address, its, sizeof(its));
+	sluice_inet_host(info->address, its, sizeof(its));
 	for (int i = 0; i < o->item_count; i++) {
-		host_of(o->items[i].address, wanted, sizeof(wanted));
+		sluice_inet_host(o->items[i].address, wanted, sizeof(wanted));
 		if (o->items[i].transport[0] == '\0' && strcmp(wanted, its) == 0)
 			return &o->items[i];
 	}
@@ -394,13 +380,16 @@ void sluice_rails_count_memory(struct sluice_engine *engine)
 	}
 }
 
+static void unregister(struct sluice_engine *engine, struct sluice_region *region, uint32_t rail)
+{
+	engine->rails.list[rail].transport->mem_unregister(region->mems[rail]);
+	region->mems[rail] = NULL;
+}
+
 void sluice_rails_remove_memory(struct sluice_engine *engine, struct sluice_region *region)
 {
-	for (uint32_t i = 0; i < engine->rails.count; i++) {
-		if (region->mems[i] != NULL)
-			engine->rails.list[i].transport->mem_unregister(region->mems[i]);
-		region->mems[i] = NULL;
-	}
+	for (uint32_t i = 0; i < engine->rails.count; i++)
+		unregister(engine, region, i);
 }
 
 /* The limit, where that is what stands in the way: for all of the guest and every rail. */
@@ -475,13 +464,8 @@ static void do_without(struct sluice_engine *engine, uint32_t failed, const char
 
 		if (rail->transport != t)
 			continue;
-		for (uint32_t k = 0; k < engine->memory.count; k++) {
-			struct sluice_region *region = engine->memory.regions[k];
-
-			if (region->mems[i] != NULL)
-				t->mem_unregister(region->mems[i]);
-			region->mems[i] = NULL;
-		}
+		for (uint32_t k = 0; k < engine->memory.count; k++)
+			unregister(engine, engine->memory.regions[k], i);
 		close_one(rail);
 	}
 	add_lack(&engine->rails, t->name, why);
@@ -568,8 +552,7 @@ void sluice_rails_remove_staging(struct sluice_engine *engine)
 	for (uint32_t i = 0; i < engine->rails.count; i++) {
 		struct sluice_engine_rail *rail = &engine->rails.list[i];
 
-		if (rail->staging != NULL)
-			rail->transport->mem_unregister(rail->staging);
+		rail->transport->mem_unregister(rail->staging);
 		rail->staging = NULL;
 	}
 }
@@ -687,7 +670,7 @@ static struct sluice_subnet subnet_of(const char *address)
 	bool found = false;
 	char host[128];
 
-	host_of(address, host, sizeof(host));
+	sluice_inet_host(address, host, sizeof(host));
 	if (strncmp(host, "127.", 4) == 0)
 		return (struct sluice_subnet){
 			.address_bytes = 4, .address = {127}, .prefix_bits = 8};
@@ -722,7 +705,7 @@ void sluice_rails_address(const struct sluice_engine *engine, uint32_t rail, con
 	const char *address = engine->rails.list[rail].address;
 	char own[128];
 
-	host_of(address, own, sizeof(own));
+	sluice_inet_host(address, own, sizeof(own));
 	if (*host == '\0' || (strcmp(own, "0.0.0.0") != 0 && strcmp(own, "::") != 0))
 		return;
 	snprintf(ret_address, SLUICE_ADDRESS_MAX, strchr(host, ':') != NULL ? "[%s]%s" : "%s%s",

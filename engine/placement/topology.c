@@ -15,6 +15,7 @@
 
 #include "base/assert.h"
 #include "base/bits.h"
+#include "base/inet.h"
 
 struct sluice_topology_nic *sluice_topology_add_nic(
 	struct sluice_topology *topology, const char *name, bool is_rdma)
@@ -235,18 +236,12 @@ const struct sluice_topology_nic *sluice_topology_nic_of(
 	const struct sluice_topology *topology, const char *rail)
 {
 	const struct sluice_topology_nic *nic = nic_named(topology, rail);
-	const char *colon = strrchr(rail, ':');
 	struct ifaddrs *addresses;
 	char host[128];
 
 	if (nic != NULL || !topology->is_this_machine)
 		return nic;
-	/* "HOST:PORT", "[V6]:PORT", or a bare address. */
-	snprintf(host, sizeof(host), "%s", rail);
-	if (rail[0] == '[')
-		snprintf(host, sizeof(host), "%.*s", (int)strcspn(rail + 1, "]"), rail + 1);
-	else if (colon != NULL && strchr(rail, ':') == colon)
-		snprintf(host, sizeof(host), "%.*s", (int)(colon - rail), rail);
+	sluice_inet_host(rail, host, sizeof(host));
 	if (getifaddrs(&addresses) < 0)
 		return NULL;
 	for (struct ifaddrs *a = addresses; a != NULL && nic == NULL; a = a->ifa_next)

@@ -3,21 +3,16 @@
 #include "engine/session/rail_pairs.h"
 
 #include <arpa/inet.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "base/assert.h"
+#include "base/inet.h"
 
 static uint32_t parse_host(const char *text, uint8_t address[16])
 {
-	const char *colon = strrchr(text, ':');
 	char host[SLUICE_ADDRESS_MAX];
 
-	snprintf(host, sizeof(host), "%s", text);
-	if (text[0] == '[')
-		snprintf(host, sizeof(host), "%.*s", (int)strcspn(text + 1, "]"), text + 1);
-	else if (colon != NULL && strchr(text, ':') == colon)
-		snprintf(host, sizeof(host), "%.*s", (int)(colon - text), text);
+	sluice_inet_host(text, host, sizeof(host));
 	host[strcspn(host, "%")] = '\0'; /* a link-local address names its interface */
 	if (inet_pton(AF_INET, host, address) == 1)
 		return 4;
