@@ -14,6 +14,7 @@
 
 #include "base/assert.h"
 #include "base/clock.h"
+#include "base/secret.h"
 #include "transports/rdma/internal.h"
 
 #define RNR_TIMER   12u /* 0.64 ms; credits see to it that nobody ever waits for it */
@@ -226,18 +227,6 @@ static void on_response(struct sluice_conn *conn, const struct rdma_news *news)
 
 /* ---- TARGET ---- */
 
-/* No early exit: the time taken says nothing about how much of a guess was right. */
-static bool hello_equal(const struct rdma_hello *a, const struct rdma_hello *b)
-{
-	const volatile uint8_t *x = (const volatile uint8_t *)a;
-	const volatile uint8_t *y = (const volatile uint8_t *)b;
-	uint8_t difference = 0;
-
-	for (size_t i = 0; i < sizeof(*a); i++)
-		difference |= (uint8_t)(x[i] ^ y[i]);
-	return difference == 0;
-}
-
 /* The private data of a request is padded with zeros. */
 static bool hello_sound(const struct rdma_news *news, struct rdma_hello *ret_hello)
 {
@@ -264,7 +253,7 @@ static struct sluice_conn *find_waiting(
 		bool waits = conn->role == SLUICE_ROLE_TARGET && !conn->accepting &&
 			     atomic_load(&conn->phase) == RDMA_OPENING;
 
-		if (hello_equal(&conn->hello, hello) && waits)
+		if (sluice_secret_equal(&conn->hello, hello, sizeof(*hello)) && waits)
 			found = conn;
 	}
 	return found;

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "base/assert.h"
+#include "base/secret.h"
 #include "transports/tcp/internal.h"
 
 #define LISTENER UINT32_MAX /* epoll's word for the listening socket; else a pending index */
@@ -246,18 +247,6 @@ static void accept_some(struct sluice_rail *rail, uint64_t now_ns)
 	}
 }
 
-/* No early exit: the time taken says nothing about how much of a guess was right. */
-static bool hello_equal(const struct tcp_hello *a, const struct tcp_hello *b)
-{
-	const volatile uint8_t *x = (const volatile uint8_t *)a;
-	const volatile uint8_t *y = (const volatile uint8_t *)b;
-	uint8_t difference = 0;
-
-	for (size_t i = 0; i < sizeof(*a); i++)
-		difference |= (uint8_t)(x[i] ^ y[i]);
-	return difference == 0;
-}
-
 static bool hello_sound(const struct tcp_hello *hello)
 {
 	return tcp_get32(hello->magic) == TCP_HELLO_MAGIC &&
@@ -279,7 +268,7 @@ static struct sluice_conn *find_waiting(
 		bool open = conn->role == SLUICE_ROLE_TARGET &&
 			    atomic_load(&conn->handover) == TCP_HANDOVER_OPEN;
 
-		if (hello_equal(&conn->hello, hello) && open)
+		if (sluice_secret_equal(&conn->hello, hello, sizeof(*hello)) && open)
 			found = conn;
 	}
 	return found;
