@@ -206,7 +206,7 @@ static void too_much_in_one_frame(void)
 	if (!raw_open(&r))
 		return;
 	raw_frame_bare(&frame, TCP_FRAME_DATA, 3 * sizeof(frame.entries[0]));
-	frame.header.count = tcp_put16(3);
+	frame.header.count = sluice_put16(3);
 	for (int i = 0; i < 3; i++)
 		raw_entry(&frame.entries[i], SLUICE_OP_ZERO, 0, TCP_OP_BYTES_MAX);
 	raw_frame_seal(&frame);
@@ -254,7 +254,7 @@ static void in_pieces(void)
 		uint8_t *at = stream + i * FRAME_BYTES;
 
 		raw_frame_data(&frame);
-		frame.header.first_op = tcp_put64(3ull * i);
+		frame.header.first_op = sluice_put64(3ull * i);
 		for (int k = 0; k < 3; k++)
 			raw_entry(&frame.entries[k], k == 1 ? SLUICE_OP_ZERO : SLUICE_OP_WRITE,
 				(i * 8ull + 2 * (uint64_t)k) * 4096, 4096);
@@ -294,8 +294,8 @@ static void overlapping_in_one_frame(void)
 	if (!raw_open(&r))
 		return;
 	raw_frame_bare(&frame, TCP_FRAME_DATA, 5 * sizeof(frame.entries[0]));
-	frame.header.count = tcp_put16(5);
-	frame.header.payload_bytes = tcp_put32(3 * 4096);
+	frame.header.count = sluice_put16(5);
+	frame.header.payload_bytes = sluice_put32(3 * 4096);
 	raw_entry(&frame.entries[0], SLUICE_OP_ZERO, 0, 8192);
 	raw_entry(&frame.entries[1], SLUICE_OP_WRITE, 0, 4096);
 	raw_entry(&frame.entries[2], SLUICE_OP_WRITE, 8192, 4096);
@@ -413,7 +413,7 @@ static void a_flood_of_small_frames(void)
 		for (uint32_t i = 0; i < FLOOD; i++) {
 			raw_frame_bare(&frame, kinds[k], 0);
 			if (kinds[k] == TCP_FRAME_SEND)
-				frame.header.first_op = tcp_put64(i);
+				frame.header.first_op = sluice_put64(i);
 			raw_frame_seal(&frame);
 			CU_ASSERT(raw_write(r.fd, &frame, raw_frame_bytes(&frame)));
 			if (i % 500 == 0)

@@ -71,7 +71,7 @@ static void nearly_right(void)
 		check_refused(&r, &hello, sizeof(hello));
 		if (i < sizeof(hello.checksum))
 			continue;
-		hello.checksum = tcp_put64(tcp_checksum(&hello, sizeof(hello)));
+		hello.checksum = sluice_put64(tcp_checksum(&hello, sizeof(hello)));
 		check_refused(&r, &hello, sizeof(hello));
 	}
 	/* Lane, epoch and ticket are 40 bytes; magic, version and flags are 8. */

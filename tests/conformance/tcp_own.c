@@ -158,7 +158,7 @@ static void messages_keep_awake(void)
 		return;
 	for (uint32_t i = 0; i < MESSAGES; i++) {
 		raw_frame_bare(&frame, TCP_FRAME_SEND, 16);
-		frame.header.first_op = tcp_put64(i);
+		frame.header.first_op = sluice_put64(i);
 		raw_frame_seal(&frame);
 		memcpy(stream + i * BYTES, &frame, BYTES);
 	}

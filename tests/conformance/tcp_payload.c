@@ -65,13 +65,13 @@ static uint8_t payload[PAYLOAD_BYTES];
 static void send_frame(struct raw *r, uint64_t first_op, uint8_t fill, uint64_t spoil)
 {
 	struct raw_frame frame;
-	tcp_le64 sum;
+	sluice_le64 sum;
 
 	raw_frame_data(&frame);
-	frame.header.first_op = tcp_put64(first_op);
+	frame.header.first_op = sluice_put64(first_op);
 	raw_frame_seal(&frame);
 	memset(payload, fill, sizeof(payload));
-	sum = tcp_put64(XXH3_64bits(payload, sizeof(payload)) ^ spoil);
+	sum = sluice_put64(XXH3_64bits(payload, sizeof(payload)) ^ spoil);
 	CU_ASSERT(raw_write(r->fd, &frame, raw_frame_bytes(&frame)));
 	CU_ASSERT(raw_write(r->fd, payload, sizeof(payload)));
 	CU_ASSERT(raw_write(r->fd, &sum, sizeof(sum)));
@@ -93,7 +93,7 @@ static bool acknowledges(struct raw *r, uint64_t ops)
 	while (said < ops && sluice_now_ns() < end_ns) {
 		raw_pump(r);
 		while (recv(r->fd, &header, sizeof(header), MSG_DONTWAIT) == sizeof(header))
-			said = tcp_get64(header.ack_ops);
+			said = sluice_get64(header.ack_ops);
 	}
 	return said == ops;
 }
@@ -141,7 +141,7 @@ static void a_sum_covers_what_was_overwritten(void)
 {
 	struct raw_frame frame;
 	struct raw r;
-	tcp_le64 sum;
+	sluice_le64 sum;
 
 	if (!raw_open(&r))
 		return;
@@ -152,7 +152,7 @@ static void a_sum_covers_what_was_overwritten(void)
 		raw_frame_seal(&frame);
 		memset(payload, 0xd1, 4096);
 		memset(payload + 4096, 0xd2, 4096);
-		sum = tcp_put64(XXH3_64bits(payload, sizeof(payload)));
+		sum = sluice_put64(XXH3_64bits(payload, sizeof(payload)));
 		CU_ASSERT(raw_write(r.fd, &frame, raw_frame_bytes(&frame)));
 		CU_ASSERT(raw_write(r.fd, payload, sizeof(payload)));
 		CU_ASSERT(raw_write(r.fd, &sum, sizeof(sum)));
@@ -276,7 +276,7 @@ static void either_end_may_ask_for_checksums(void)
 	static const struct tcp_conf plain = {.nodelay = true};
 	static const struct tcp_conf sums = {.nodelay = true, .checksum = TCP_CHECKSUM_XXH3};
 	const struct tcp_conf *rows[][2] = {{&plain, &sums}, {&sums, &plain}, {&sums, &sums}};
-	const uint64_t extra_bytes = sizeof(tcp_le64);
+	const uint64_t extra_bytes = sizeof(sluice_le64);
 	uint64_t plain_bytes = 0;
 
 	for (size_t i = 0; i <= SLUICE_ARRAY_LEN(rows); i++) {

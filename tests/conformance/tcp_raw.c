@@ -214,13 +214,13 @@ bool raw_closed(struct raw *r, int fd)
 void raw_hello(struct tcp_hello *ret_hello, uint32_t lane, uint32_t epoch, uint8_t ticket)
 {
 	*ret_hello = (struct tcp_hello){
-		.magic = tcp_put32(TCP_HELLO_MAGIC),
-		.version = tcp_put16(TCP_WIRE_VERSION),
-		.lane = tcp_put32(lane),
-		.epoch = tcp_put32(epoch),
+		.magic = sluice_put32(TCP_HELLO_MAGIC),
+		.version = sluice_put16(TCP_WIRE_VERSION),
+		.lane = sluice_put32(lane),
+		.epoch = sluice_put32(epoch),
 	};
 	memset(ret_hello->ticket, ticket, sizeof(ret_hello->ticket));
-	ret_hello->checksum = tcp_put64(tcp_checksum(ret_hello, sizeof(*ret_hello)));
+	ret_hello->checksum = sluice_put64(tcp_checksum(ret_hello, sizeof(*ret_hello)));
 }
 
 void raw_victim_open(struct raw *r)
@@ -253,13 +253,13 @@ bool raw_victim_greet(struct raw *r, uint16_t flags)
 	raw_victim_open(r);
 	r->fd = raw_connect(r->address);
 	raw_hello(&hello, RAW_VICTIM_LANE, 1, 0x66);
-	hello.flags = tcp_put16(flags);
-	hello.checksum = tcp_put64(tcp_checksum(&hello, sizeof(hello)));
+	hello.flags = sluice_put16(flags);
+	hello.checksum = sluice_put64(tcp_checksum(&hello, sizeof(hello)));
 	CU_ASSERT(raw_write(r->fd, &hello, sizeof(hello)));
 	CU_ASSERT(RAW_WAIT(r, r->victim_connected));
 	CU_ASSERT_EQUAL(recv(r->fd, &welcome, sizeof(welcome), MSG_DONTWAIT), sizeof(welcome));
-	CU_ASSERT_EQUAL(tcp_get32(welcome.magic), TCP_WELCOME_MAGIC);
-	CU_ASSERT_EQUAL(tcp_get16(welcome.flags), flags);
+	CU_ASSERT_EQUAL(sluice_get32(welcome.magic), TCP_WELCOME_MAGIC);
+	CU_ASSERT_EQUAL(sluice_get16(welcome.flags), flags);
 	return r->victim_connected;
 }
 
@@ -277,9 +277,9 @@ void raw_victim_close(struct raw *r)
 void raw_entry(struct tcp_frame_entry *entry, uint8_t kind, uint64_t offset, uint32_t len_bytes)
 {
 	*entry = (struct tcp_frame_entry){
-		.offset = tcp_put64(offset),
-		.mem_id = tcp_put32(RAW_REGION_ID),
-		.len_bytes = tcp_put32(len_bytes),
+		.offset = sluice_put64(offset),
+		.mem_id = sluice_put32(RAW_REGION_ID),
+		.len_bytes = sluice_put32(len_bytes),
 		.kind = kind,
 	};
 }
@@ -287,17 +287,17 @@ void raw_entry(struct tcp_frame_entry *entry, uint8_t kind, uint64_t offset, uin
 void raw_frame_bare(struct raw_frame *frame, enum tcp_frame_kind kind, uint32_t body_bytes)
 {
 	memset(frame, 0, sizeof(*frame));
-	frame->header.magic = tcp_put32(TCP_FRAME_MAGIC);
+	frame->header.magic = sluice_put32(TCP_FRAME_MAGIC);
 	frame->header.version = TCP_WIRE_VERSION;
 	frame->header.kind = (uint8_t)kind;
-	frame->header.body_bytes = tcp_put32(body_bytes);
+	frame->header.body_bytes = sluice_put32(body_bytes);
 }
 
 void raw_frame_data(struct raw_frame *frame)
 {
 	raw_frame_bare(frame, TCP_FRAME_DATA, 3 * sizeof(frame->entries[0]));
-	frame->header.count = tcp_put16(3);
-	frame->header.payload_bytes = tcp_put32(8192);
+	frame->header.count = sluice_put16(3);
+	frame->header.payload_bytes = sluice_put32(8192);
 	raw_entry(&frame->entries[0], SLUICE_OP_WRITE, 0, 4096);
 	raw_entry(&frame->entries[1], SLUICE_OP_ZERO, 8192, 4096);
 	raw_entry(&frame->entries[2], SLUICE_OP_WRITE, 16384, 4096);
@@ -305,12 +305,12 @@ void raw_frame_data(struct raw_frame *frame)
 
 size_t raw_frame_bytes(const struct raw_frame *frame)
 {
-	size_t bytes = sizeof(frame->header) + tcp_get32(frame->header.body_bytes);
+	size_t bytes = sizeof(frame->header) + sluice_get32(frame->header.body_bytes);
 
 	return bytes < sizeof(*frame) ? bytes : sizeof(*frame);
 }
 
 void raw_frame_seal(struct raw_frame *frame)
 {
-	frame->header.checksum = tcp_put64(tcp_checksum(frame, raw_frame_bytes(frame)));
+	frame->header.checksum = sluice_put64(tcp_checksum(frame, raw_frame_bytes(frame)));
 }

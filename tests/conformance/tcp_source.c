@@ -35,10 +35,10 @@ static bool fake_open(struct fake_target *fake)
 		.deadline_ns = sluice_now_ns() + RAW_PATIENCE_NS,
 	};
 	struct tcp_welcome welcome = {
-		.magic = tcp_put32(TCP_WELCOME_MAGIC),
-		.version = tcp_put16(TCP_WIRE_VERSION),
-		.lane = tcp_put32(5),
-		.epoch = tcp_put32(2),
+		.magic = sluice_put32(TCP_WELCOME_MAGIC),
+		.version = sluice_put16(TCP_WIRE_VERSION),
+		.lane = sluice_put32(5),
+		.epoch = sluice_put32(2),
 	};
 	socklen_t len = sizeof(in);
 	char address[SLUICE_ADDRESS_MAX];
@@ -60,8 +60,8 @@ static bool fake_open(struct fake_target *fake)
 	CU_ASSERT(RAW_WAIT(
 		r, recv(r->fd, &hello, sizeof(hello), MSG_PEEK | MSG_DONTWAIT) == sizeof(hello)));
 	CU_ASSERT_EQUAL(recv(r->fd, &hello, sizeof(hello), 0), sizeof(hello));
-	CU_ASSERT_EQUAL(tcp_get32(hello.lane), 5);
-	welcome.checksum = tcp_put64(tcp_checksum(&welcome, sizeof(welcome)));
+	CU_ASSERT_EQUAL(sluice_get32(hello.lane), 5);
+	welcome.checksum = sluice_put64(tcp_checksum(&welcome, sizeof(welcome)));
 	CU_ASSERT(!r->victim_connected);
 	CU_ASSERT(raw_write(r->fd, &welcome, sizeof(welcome)));
 	return RAW_WAIT(r, r->victim_connected);
@@ -117,7 +117,7 @@ static void ack(struct fake_target *fake, uint64_t ops)
 	struct raw_frame frame;
 
 	raw_frame_bare(&frame, TCP_FRAME_ACK, 0);
-	frame.header.ack_ops = tcp_put64(ops);
+	frame.header.ack_ops = sluice_put64(ops);
 	raw_frame_seal(&frame);
 	raw_write(fake->r.fd, &frame, raw_frame_bytes(&frame));
 }

@@ -75,17 +75,17 @@ static void poll_lane(struct lane *lane)
 /* Everybody's first words; the target's may be spoilt. */
 static void greet(struct lane *lane, struct fuzz_input *input, int listen_fd)
 {
-	struct tcp_welcome welcome = {.magic = tcp_put32(TCP_WELCOME_MAGIC),
-		.version = tcp_put16(TCP_WIRE_VERSION),
-		.lane = tcp_put32(1),
-		.epoch = tcp_put32(1)};
+	struct tcp_welcome welcome = {.magic = sluice_put32(TCP_WELCOME_MAGIC),
+		.version = sluice_put16(TCP_WIRE_VERSION),
+		.lane = sluice_put32(1),
+		.epoch = sluice_put32(1)};
 	uint8_t at = fuzz_byte(input), spoil = fuzz_byte(input);
 
 	poll_lane(lane);
 	lane->fd = accept(listen_fd, NULL, NULL);
 	FUZZ_CHECK(lane->fd >= 0);
 	((uint8_t *)&welcome)[8 + at % (sizeof(welcome) - 8)] ^= spoil;
-	welcome.checksum = tcp_put64(tcp_checksum(&welcome, sizeof(welcome)));
+	welcome.checksum = sluice_put64(tcp_checksum(&welcome, sizeof(welcome)));
 	tcp_world_write(lane->fd, &welcome, sizeof(welcome));
 	for (int i = 0; i < 100 && !lane->connected && !lane->lost; i++)
 		poll_lane(lane);
@@ -129,23 +129,23 @@ static void answer(struct lane *lane, struct fuzz_input *input)
 	memcpy(h, fuzz_take(input, &header_bytes), header_bytes);
 	memcpy(frame.body, fuzz_take(input, &body_bytes), body_bytes);
 	if (options & MEND_MAGIC) {
-		h->magic = tcp_put32(TCP_FRAME_MAGIC);
+		h->magic = sluice_put32(TCP_FRAME_MAGIC);
 		h->version = TCP_WIRE_VERSION;
 		h->kind = h->kind % 4;
 	}
 	if (options & MEND_ACK) {
-		h->first_op = tcp_put64(0);
-		h->ack_ops = tcp_put64(tcp_get64(h->ack_ops) % (lane->ops + 2));
+		h->first_op = sluice_put64(0);
+		h->ack_ops = sluice_put64(sluice_get64(h->ack_ops) % (lane->ops + 2));
 	}
 	if (options & MEND_REST) {
 		body_bytes = h->kind == TCP_FRAME_ACK ? 0 : body_bytes;
-		h->count = tcp_put16(0);
-		h->body_bytes = tcp_put32((uint32_t)body_bytes);
-		h->payload_bytes = tcp_put32(0);
+		h->count = sluice_put16(0);
+		h->body_bytes = sluice_put32((uint32_t)body_bytes);
+		h->payload_bytes = sluice_put32(0);
 	}
 	if (options & MEND_CHECKSUM)
-		h->checksum = tcp_put64(tcp_checksum(&frame, sizeof(*h) + body_bytes));
-	lane->may_be_placed |= tcp_get64(h->ack_ops) > 0;
+		h->checksum = sluice_put64(tcp_checksum(&frame, sizeof(*h) + body_bytes));
+	lane->may_be_placed |= sluice_get64(h->ack_ops) > 0;
 	tcp_world_write(lane->fd, &frame, sizeof(*h) + body_bytes);
 	poll_lane(lane);
 }

@@ -66,14 +66,14 @@ static void open_lane(struct lane *lane)
 {
 	struct sluice_lane_opts opts = {
 		.role = SLUICE_ROLE_TARGET, .lane = LANE, .epoch = 1, .deadline_ns = UINT64_MAX};
-	struct tcp_hello hello = {.magic = tcp_put32(TCP_HELLO_MAGIC),
-		.version = tcp_put16(TCP_WIRE_VERSION),
-		.lane = tcp_put32(LANE),
-		.epoch = tcp_put32(1)};
+	struct tcp_hello hello = {.magic = sluice_put32(TCP_HELLO_MAGIC),
+		.version = sluice_put16(TCP_WIRE_VERSION),
+		.lane = sluice_put32(LANE),
+		.epoch = sluice_put32(1)};
 
 	memset(opts.ticket.secret, 0x66, sizeof(opts.ticket.secret));
 	memset(hello.ticket, 0x66, sizeof(hello.ticket));
-	hello.checksum = tcp_put64(tcp_checksum(&hello, sizeof(hello)));
+	hello.checksum = sluice_put64(tcp_checksum(&hello, sizeof(hello)));
 	FUZZ_CHECK(tcp->lane_open(tcp_world()->rail, &opts, &lane->conn, NULL) == 0);
 	lane->fd = tcp_world_connect(tcp_world()->address);
 	tcp_world_write(lane->fd, &hello, sizeof(hello));
@@ -98,13 +98,13 @@ static void mend_entries(struct frame *frame, uint32_t count, uint32_t *ret_payl
 
 		memcpy(&entry, at, sizeof(entry));
 		entry.kind = entry.kind % 2 ? SLUICE_OP_WRITE : SLUICE_OP_ZERO;
-		entry.mem_id = tcp_put32(TCP_REGION_ID);
+		entry.mem_id = sluice_put32(TCP_REGION_ID);
 		memset(entry.reserved, 0, sizeof(entry.reserved));
 		/* Mostly inside the region, aligned. */
-		len_bytes = (tcp_get32(entry.len_bytes) % (TCP_REGION_BYTES + 16)) & ~7u;
-		entry.len_bytes = tcp_put32(len_bytes);
-		entry.offset =
-			tcp_put64((tcp_get64(entry.offset) % (TCP_REGION_BYTES + 16)) & ~7ull);
+		len_bytes = (sluice_get32(entry.len_bytes) % (TCP_REGION_BYTES + 16)) & ~7u;
+		entry.len_bytes = sluice_put32(len_bytes);
+		entry.offset = sluice_put64(
+			(sluice_get64(entry.offset) % (TCP_REGION_BYTES + 16)) & ~7ull);
 		memcpy(at, &entry, sizeof(entry));
 		if (entry.kind == SLUICE_OP_WRITE)
 			*ret_payload_bytes += len_bytes;
@@ -114,16 +114,16 @@ static void mend_entries(struct frame *frame, uint32_t count, uint32_t *ret_payl
 static void mend(struct lane *lane, struct frame *frame, uint8_t options)
 {
 	struct tcp_frame_header *h = &frame->header;
-	uint32_t payload_bytes = tcp_get32(h->payload_bytes), count;
+	uint32_t payload_bytes = sluice_get32(h->payload_bytes), count;
 
 	if (options & MEND_MAGIC) {
-		h->magic = tcp_put32(TCP_FRAME_MAGIC);
+		h->magic = sluice_put32(TCP_FRAME_MAGIC);
 		h->version = TCP_WIRE_VERSION;
 		h->kind = h->kind % 4;
-		h->ack_ops = tcp_put64(tcp_get64(h->ack_ops) & 1);
+		h->ack_ops = sluice_put64(sluice_get64(h->ack_ops) & 1);
 	}
 	if (options & MEND_ORDER)
-		h->first_op = tcp_put64(h->kind == TCP_FRAME_ACK ? 0 : lane->ops);
+		h->first_op = sluice_put64(h->kind == TCP_FRAME_ACK ? 0 : lane->ops);
 	count = (uint32_t)(frame->body_bytes / sizeof(struct tcp_frame_entry));
 	if (options & MEND_ENTRIES)
 		mend_entries(frame, count, &payload_bytes);
@@ -134,12 +134,12 @@ static void mend(struct lane *lane, struct frame *frame, uint8_t options)
 			frame->body_bytes = count * sizeof(struct tcp_frame_entry);
 		if (h->kind == TCP_FRAME_ACK)
 			frame->body_bytes = 0;
-		h->count = tcp_put16(data ? (uint16_t)count : 0);
-		h->body_bytes = tcp_put32((uint32_t)frame->body_bytes);
-		h->payload_bytes = tcp_put32(data ? payload_bytes : 0);
+		h->count = sluice_put16(data ? (uint16_t)count : 0);
+		h->body_bytes = sluice_put32((uint32_t)frame->body_bytes);
+		h->payload_bytes = sluice_put32(data ? payload_bytes : 0);
 	}
 	if (options & MEND_CHECKSUM)
-		h->checksum = tcp_put64(tcp_checksum(h, sizeof(*h) + frame->body_bytes));
+		h->checksum = sluice_put64(tcp_checksum(h, sizeof(*h) + frame->body_bytes));
 }
 
 static void send_bytes(struct lane *lane, const void *bytes, size_t count, bool in_pieces)
@@ -168,7 +168,7 @@ static void send_frame(struct lane *lane, struct fuzz_input *input)
 	mend(lane, &frame, options);
 	send_bytes(
 		lane, &frame.header, sizeof(frame.header) + frame.body_bytes, options & IN_PIECES);
-	payload_bytes = options & NO_PAYLOAD ? 0 : tcp_get32(frame.header.payload_bytes);
+	payload_bytes = options & NO_PAYLOAD ? 0 : sluice_get32(frame.header.payload_bytes);
 	for (size_t left = payload_bytes < 1u << 20 ? payload_bytes : 1u << 20; left > 0;) {
 		size_t bytes = left < SENDABLE ? left : SENDABLE;
 
@@ -176,7 +176,7 @@ static void send_frame(struct lane *lane, struct fuzz_input *input)
 		left -= bytes;
 	}
 	if (frame.header.kind == TCP_FRAME_DATA)
-		lane->ops += tcp_get16(frame.header.count);
+		lane->ops += sluice_get16(frame.header.count);
 	if (frame.header.kind == TCP_FRAME_SEND)
 		lane->ops++;
 }

@@ -57,7 +57,7 @@ static void bounce_fill(struct sluice_conn *conn, struct tcp_tx_frame *frame)
 		XXH3_64bits_reset(conn->hash);
 	while (frame->copy_first < frame->iov_count) {
 		struct iovec *iov = &frame->iov[frame->copy_first];
-		size_t room = TCP_BOUNCE_BYTES - sizeof(tcp_le64) - tx->bounce_end;
+		size_t room = TCP_BOUNCE_BYTES - sizeof(sluice_le64) - tx->bounce_end;
 		size_t bytes = iov->iov_len < room ? iov->iov_len : room;
 
 		memcpy(tx->bounce + tx->bounce_end, iov->iov_base, bytes);
@@ -69,7 +69,7 @@ static void bounce_fill(struct sluice_conn *conn, struct tcp_tx_frame *frame)
 	frame->copy_bytes += tx->bounce_end;
 	XXH3_64bits_update(conn->hash, tx->bounce, tx->bounce_end);
 	if (frame->copy_first == frame->iov_count) {
-		tcp_le64 sum = tcp_put64(XXH3_64bits_digest(conn->hash));
+		sluice_le64 sum = sluice_put64(XXH3_64bits_digest(conn->hash));
 
 		SLUICE_ASSERT(frame->copy_bytes == frame->payload_bytes);
 		memcpy(tx->bounce + tx->bounce_end, &sum, sizeof(sum));
@@ -133,8 +133,8 @@ void sluice_tcp_checksum_placed(struct sluice_conn *conn)
 
 bool sluice_tcp_checksum_right(struct sluice_conn *conn)
 {
-	tcp_le64 sum;
+	sluice_le64 sum;
 
 	memcpy(&sum, conn->rx.buffer, sizeof(sum));
-	return tcp_get64(sum) == XXH3_64bits_digest(conn->hash);
+	return sluice_get64(sum) == XXH3_64bits_digest(conn->hash);
 }

@@ -43,8 +43,8 @@ static int handover_close(struct sluice_conn *conn)
 
 static void greeting_seal(struct sluice_conn *conn)
 {
-	conn->hello.checksum = tcp_put64(tcp_checksum(&conn->hello, sizeof(conn->hello)));
-	conn->welcome.checksum = tcp_put64(tcp_checksum(&conn->welcome, sizeof(conn->welcome)));
+	conn->hello.checksum = sluice_put64(tcp_checksum(&conn->hello, sizeof(conn->hello)));
+	conn->welcome.checksum = sluice_put64(tcp_checksum(&conn->welcome, sizeof(conn->welcome)));
 }
 
 /* A TARGET expects a hello without flags: what is said about them is taken out before. */
@@ -55,20 +55,20 @@ static void greeting_fill(struct sluice_conn *conn, const struct sluice_lane_opt
 	struct tcp_welcome *welcome = &conn->welcome;
 
 	*hello = (struct tcp_hello){
-		.magic = tcp_put32(TCP_HELLO_MAGIC),
-		.version = tcp_put16(TCP_WIRE_VERSION),
-		.flags = tcp_put16(flags),
-		.lane = tcp_put32(opts->lane),
-		.epoch = tcp_put32(opts->epoch),
+		.magic = sluice_put32(TCP_HELLO_MAGIC),
+		.version = sluice_put16(TCP_WIRE_VERSION),
+		.flags = sluice_put16(flags),
+		.lane = sluice_put32(opts->lane),
+		.epoch = sluice_put32(opts->epoch),
 	};
 	memcpy(hello->ticket, opts->ticket.secret, sizeof(hello->ticket));
 
 	*welcome = (struct tcp_welcome){
-		.magic = tcp_put32(TCP_WELCOME_MAGIC),
-		.version = tcp_put16(TCP_WIRE_VERSION),
-		.flags = tcp_put16(flags),
-		.lane = tcp_put32(opts->lane),
-		.epoch = tcp_put32(opts->epoch),
+		.magic = sluice_put32(TCP_WELCOME_MAGIC),
+		.version = sluice_put16(TCP_WIRE_VERSION),
+		.flags = sluice_put16(flags),
+		.lane = sluice_put32(opts->lane),
+		.epoch = sluice_put32(opts->epoch),
 	};
 	greeting_seal(conn);
 }
@@ -77,7 +77,7 @@ static void greeting_fill(struct sluice_conn *conn, const struct sluice_lane_opt
 void sluice_tcp_greeting_agree(struct sluice_conn *conn, bool checksum)
 {
 	conn->checksum = checksum;
-	conn->welcome.flags = tcp_put16(checksum ? TCP_FLAG_CHECKSUM : 0);
+	conn->welcome.flags = sluice_put16(checksum ? TCP_FLAG_CHECKSUM : 0);
 	greeting_seal(conn);
 }
 

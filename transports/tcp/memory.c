@@ -149,18 +149,18 @@ void sluice_tcp_mem_unregister(struct sluice_mem *mem)
 int sluice_tcp_mem_export(const struct sluice_mem *mem, uint8_t *key, size_t key_bytes_max)
 {
 	struct tcp_key wire = {
-		.magic = tcp_put32(TCP_KEY_MAGIC),
-		.version = tcp_put16(TCP_WIRE_VERSION),
-		.flags = tcp_put16(
+		.magic = sluice_put32(TCP_KEY_MAGIC),
+		.version = sluice_put16(TCP_WIRE_VERSION),
+		.flags = sluice_put16(
 			mem->rail->conf.checksum != TCP_CHECKSUM_NONE ? TCP_FLAG_CHECKSUM : 0),
-		.mem_id = tcp_put32(mem->id),
-		.access = tcp_put32(mem->access),
-		.len_bytes = tcp_put64(mem->len_bytes),
+		.mem_id = sluice_put32(mem->id),
+		.access = sluice_put32(mem->access),
+		.len_bytes = sluice_put64(mem->len_bytes),
 	};
 
 	if (key_bytes_max < sizeof(wire))
 		return -ENOBUFS;
-	wire.checksum = tcp_put64(tcp_checksum(&wire, sizeof(wire)));
+	wire.checksum = sluice_put64(tcp_checksum(&wire, sizeof(wire)));
 	memcpy(key, &wire, sizeof(wire));
 	return (int)sizeof(wire);
 }
@@ -177,21 +177,21 @@ int sluice_tcp_mem_import(struct sluice_rail *rail, const uint8_t *key, size_t k
 			"tcp?",
 			key_bytes, sizeof(wire));
 	memcpy(&wire, key, sizeof(wire));
-	if (tcp_get32(wire.magic) != TCP_KEY_MAGIC ||
-		tcp_get64(wire.checksum) != tcp_checksum(&wire, sizeof(wire)))
+	if (sluice_get32(wire.magic) != TCP_KEY_MAGIC ||
+		sluice_get64(wire.checksum) != tcp_checksum(&wire, sizeof(wire)))
 		return sluice_fail(err, -EPROTO, "tcp-memory",
 			"the peer's memory key is damaged, or not one of tcp");
-	if (tcp_get16(wire.version) != TCP_WIRE_VERSION ||
-		(tcp_get16(wire.flags) & ~TCP_FLAG_CHECKSUM) != 0)
+	if (sluice_get16(wire.version) != TCP_WIRE_VERSION ||
+		(sluice_get16(wire.flags) & ~TCP_FLAG_CHECKSUM) != 0)
 		return sluice_fail(err, -EPROTONOSUPPORT, "tcp-memory",
 			"the peer's memory key has version %u, this engine speaks %u",
-			tcp_get16(wire.version), TCP_WIRE_VERSION);
+			sluice_get16(wire.version), TCP_WIRE_VERSION);
 	remote = malloc(sizeof(*remote));
 	if (remote == NULL)
 		return sluice_fail(err, -ENOMEM, "tcp-memory", "out of memory");
-	remote->id = tcp_get32(wire.mem_id);
-	remote->len_bytes = tcp_get64(wire.len_bytes);
-	rail->peer_checksum = (tcp_get16(wire.flags) & TCP_FLAG_CHECKSUM) != 0;
+	remote->id = sluice_get32(wire.mem_id);
+	remote->len_bytes = sluice_get64(wire.len_bytes);
+	rail->peer_checksum = (sluice_get16(wire.flags) & TCP_FLAG_CHECKSUM) != 0;
 	*ret_remote = remote;
 	return 0;
 }

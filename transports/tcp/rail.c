@@ -249,10 +249,10 @@ static void accept_some(struct sluice_rail *rail, uint64_t now_ns)
 
 static bool hello_sound(const struct tcp_hello *hello)
 {
-	return tcp_get32(hello->magic) == TCP_HELLO_MAGIC &&
-	       tcp_get16(hello->version) == TCP_WIRE_VERSION &&
-	       (tcp_get16(hello->flags) & ~TCP_FLAG_CHECKSUM) == 0 &&
-	       tcp_get64(hello->checksum) == tcp_checksum(hello, sizeof(*hello));
+	return sluice_get32(hello->magic) == TCP_HELLO_MAGIC &&
+	       sluice_get16(hello->version) == TCP_WIRE_VERSION &&
+	       (sluice_get16(hello->flags) & ~TCP_FLAG_CHECKSUM) == 0 &&
+	       sluice_get64(hello->checksum) == tcp_checksum(hello, sizeof(*hello));
 }
 
 /* The lane that waits for exactly this hello: same ticket, lane and epoch. */
@@ -262,8 +262,8 @@ static struct sluice_conn *find_waiting(
 	struct tcp_hello plain = *said, *hello = &plain;
 	struct sluice_conn *found = NULL;
 
-	plain.flags = tcp_put16(0);
-	plain.checksum = tcp_put64(tcp_checksum(&plain, sizeof(plain)));
+	plain.flags = sluice_put16(0);
+	plain.checksum = sluice_put64(tcp_checksum(&plain, sizeof(plain)));
 	for (struct sluice_conn *conn = rail->conns; conn != NULL; conn = conn->next) {
 		bool open = conn->role == SLUICE_ROLE_TARGET &&
 			    atomic_load(&conn->handover) == TCP_HANDOVER_OPEN;
@@ -307,7 +307,8 @@ static void greet(struct sluice_rail *rail, struct tcp_pending *pending)
 	}
 	conn = find_waiting(rail, &hello);
 	if (conn != NULL)
-		sluice_tcp_greeting_agree(conn, (tcp_get16(hello.flags) & TCP_FLAG_CHECKSUM) != 0);
+		sluice_tcp_greeting_agree(
+			conn, (sluice_get16(hello.flags) & TCP_FLAG_CHECKSUM) != 0);
 	if (conn == NULL || (rail->conf.checksum != TCP_CHECKSUM_NONE && !conn->checksum) ||
 		!hand_over(rail, conn, pending->fd)) {
 		rail->counters.refused_ticket++;

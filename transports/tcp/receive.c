@@ -30,11 +30,11 @@ static void fill_header(const struct tcp_rx *rx, struct tcp_frame_header *ret_he
 /* Everything that can be said before the body is there; foremost how long it is. */
 static bool header_sound(const struct tcp_frame_header *header)
 {
-	uint32_t count = tcp_get16(header->count);
-	uint32_t body_bytes = tcp_get32(header->body_bytes);
-	uint32_t payload_bytes = tcp_get32(header->payload_bytes);
+	uint32_t count = sluice_get16(header->count);
+	uint32_t body_bytes = sluice_get32(header->body_bytes);
+	uint32_t payload_bytes = sluice_get32(header->payload_bytes);
 
-	if (tcp_get32(header->magic) != TCP_FRAME_MAGIC || header->version != TCP_WIRE_VERSION)
+	if (sluice_get32(header->magic) != TCP_FRAME_MAGIC || header->version != TCP_WIRE_VERSION)
 		return false;
 	switch (header->kind) {
 	case TCP_FRAME_DATA:
@@ -45,7 +45,7 @@ static bool header_sound(const struct tcp_frame_header *header)
 		return count == 0 && body_bytes <= TCP_SEND_BYTES_MAX && payload_bytes == 0;
 	case TCP_FRAME_ACK:
 		return count == 0 && body_bytes == 0 && payload_bytes == 0 &&
-		       tcp_get64(header->first_op) == 0;
+		       sluice_get64(header->first_op) == 0;
 	default:
 		return false;
 	}
@@ -54,7 +54,7 @@ static bool header_sound(const struct tcp_frame_header *header)
 /* An acknowledgement never goes back, and never covers what has not been sent. */
 static bool take_ack(struct sluice_conn *conn, const struct tcp_frame_header *header)
 {
-	uint64_t ack_ops = tcp_get64(header->ack_ops);
+	uint64_t ack_ops = sluice_get64(header->ack_ops);
 
 	if (ack_ops < conn->tx.ops_acked || ack_ops > conn->tx.ops_sent)
 		return false;
@@ -74,15 +74,15 @@ static bool entry_resolve(
 	uint32_t len_bytes;
 
 	memcpy(&entry, bytes, sizeof(entry));
-	offset = tcp_get64(entry.offset);
-	len_bytes = tcp_get32(entry.len_bytes);
+	offset = sluice_get64(entry.offset);
+	len_bytes = sluice_get32(entry.len_bytes);
 	if (entry.kind != SLUICE_OP_WRITE && entry.kind != SLUICE_OP_ZERO)
 		return false;
 	if (len_bytes == 0 || len_bytes > TCP_OP_BYTES_MAX ||
 		!sluice_is_aligned(len_bytes | offset, TCP_ALIGN_BYTES) ||
 		memcmp(entry.reserved, zeroes, sizeof(zeroes)) != 0)
 		return false;
-	mem = sluice_tcp_mem_find(conn->rail, tcp_get32(entry.mem_id), &conn->rx.mem_hint);
+	mem = sluice_tcp_mem_find(conn->rail, sluice_get32(entry.mem_id), &conn->rx.mem_hint);
 	if (mem == NULL || (mem->access & SLUICE_ACCESS_REMOTE_WRITE) == 0 ||
 		!sluice_range_inside(offset, len_bytes, mem->len_bytes))
 		return false;
@@ -101,10 +101,10 @@ static bool entry_resolve(
 static bool data_begin(struct sluice_conn *conn, const struct tcp_frame_header *header)
 {
 	struct tcp_rx *rx = &conn->rx;
-	uint32_t count = tcp_get16(header->count);
+	uint32_t count = sluice_get16(header->count);
 	uint64_t payload_bytes = 0, place_bytes = 0;
 
-	if (conn->role != SLUICE_ROLE_TARGET || tcp_get64(header->first_op) != rx->ops_placed)
+	if (conn->role != SLUICE_ROLE_TARGET || sluice_get64(header->first_op) != rx->ops_placed)
 		return false;
 	rx->generation = atomic_load(&conn->rail->mems_generation);
 	for (uint32_t i = 0; i < count; i++) {
@@ -118,7 +118,7 @@ static bool data_begin(struct sluice_conn *conn, const struct tcp_frame_header *
 			payload_bytes += rx->extents[i].len_bytes;
 	}
 	if (place_bytes > TCP_FRAME_PLACE_BYTES_MAX ||
-		payload_bytes != tcp_get32(header->payload_bytes))
+		payload_bytes != sluice_get32(header->payload_bytes))
 		return false;
 	rx->in_payload = true;
 	rx->extent_count = count;
@@ -208,11 +208,11 @@ static enum step data_step(struct sluice_conn *conn)
 	}
 	if (rx->sum_due) {
 		sluice_tcp_checksum_placed(conn);
-		if (rx->have_bytes < sizeof(tcp_le64))
+		if (rx->have_bytes < sizeof(sluice_le64))
 			return STEP_NEEDS_INPUT;
 		if (!sluice_tcp_checksum_right(conn))
 			return STEP_DAMAGED;
-		buffer_drop(rx, sizeof(tcp_le64));
+		buffer_drop(rx, sizeof(sluice_le64));
 		rx->sum_due = false;
 	}
 	rx->in_payload = false;
@@ -248,10 +248,10 @@ static bool message_take(struct sluice_conn *conn, const struct tcp_frame_header
 	struct sluice_event *ret_event)
 {
 	struct tcp_rx *rx = &conn->rx;
-	uint32_t len_bytes = tcp_get32(header->body_bytes);
+	uint32_t len_bytes = sluice_get32(header->body_bytes);
 	uint8_t *message = rx->messages[rx->message_count];
 
-	if (tcp_get64(header->first_op) != rx->ops_placed)
+	if (sluice_get64(header->first_op) != rx->ops_placed)
 		return false;
 	memcpy(message, rx->buffer + sizeof(*header), len_bytes);
 	rx->message_count++;
@@ -278,7 +278,7 @@ static enum step frame_begin(
 	fill_header(rx, &header);
 	if (!header_sound(&header))
 		return STEP_REFUSED;
-	head_bytes = (uint32_t)sizeof(header) + tcp_get32(header.body_bytes);
+	head_bytes = (uint32_t)sizeof(header) + sluice_get32(header.body_bytes);
 	if (rx->have_bytes < head_bytes)
 		return STEP_NEEDS_INPUT;
 	if (rx->placed_now_bytes >= TCP_POLL_PLACE_BYTES_MAX)
@@ -286,7 +286,7 @@ static enum step frame_begin(
 	if (header.kind == TCP_FRAME_SEND &&
 		(*count == max || rx->message_count == TCP_POLL_MESSAGES_MAX))
 		return STEP_STALLED;
-	if (tcp_get64(header.checksum) != tcp_checksum(rx->buffer, head_bytes) ||
+	if (sluice_get64(header.checksum) != tcp_checksum(rx->buffer, head_bytes) ||
 		!take_ack(conn, &header))
 		return STEP_REFUSED;
 	if (header.kind == TCP_FRAME_DATA && !data_begin(conn, &header))

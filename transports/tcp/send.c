@@ -83,9 +83,9 @@ static bool frame_takes(const struct tcp_tx_frame *frame, const struct sluice_op
 static void entry_add(struct tcp_tx_frame *frame, const struct sluice_op *op)
 {
 	const struct tcp_frame_entry entry = {
-		.offset = tcp_put64(op->remote_offset),
-		.mem_id = tcp_put32(op->remote->id),
-		.len_bytes = tcp_put32(op->len_bytes),
+		.offset = sluice_put64(op->remote_offset),
+		.mem_id = sluice_put32(op->remote->id),
+		.len_bytes = sluice_put32(op->len_bytes),
 		.kind = op->kind,
 	};
 
@@ -229,20 +229,20 @@ static bool ack_due(const struct sluice_conn *conn)
 static void frame_start(struct sluice_conn *conn, struct tcp_tx_frame *frame)
 {
 	struct tcp_frame_header header = {
-		.magic = tcp_put32(TCP_FRAME_MAGIC),
+		.magic = sluice_put32(TCP_FRAME_MAGIC),
 		.version = TCP_WIRE_VERSION,
 		.kind = frame->kind,
-		.count = tcp_put16((uint16_t)frame->count),
-		.body_bytes = tcp_put32(frame->body_bytes),
-		.payload_bytes = tcp_put32(frame->payload_bytes),
-		.first_op = tcp_put64(frame->kind == TCP_FRAME_ACK ? 0 : frame->first_op),
-		.ack_ops = tcp_put64(conn->rx.ops_placed),
+		.count = sluice_put16((uint16_t)frame->count),
+		.body_bytes = sluice_put32(frame->body_bytes),
+		.payload_bytes = sluice_put32(frame->payload_bytes),
+		.first_op = sluice_put64(frame->kind == TCP_FRAME_ACK ? 0 : frame->first_op),
+		.ack_ops = sluice_put64(conn->rx.ops_placed),
 	};
 	size_t head_bytes = sizeof(header) + frame->body_bytes;
 
 	SLUICE_ASSERT(head_bytes <= sizeof(frame->head));
 	memcpy(frame->head, &header, sizeof(header));
-	header.checksum = tcp_put64(tcp_checksum(frame->head, head_bytes));
+	header.checksum = sluice_put64(tcp_checksum(frame->head, head_bytes));
 	memcpy(frame->head, &header.checksum, sizeof(header.checksum));
 	frame->iov[0] = (struct iovec){.iov_base = frame->head, .iov_len = head_bytes};
 	frame->started = true;

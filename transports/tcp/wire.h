@@ -2,19 +2,17 @@
 /*
  * wire.h: every byte that the tcp transport exchanges with a peer, and its limits.
  * README.md describes the protocol. Pure definitions; no I/O, no state.
- *
- * Numbers are little-endian. The wrapper types keep a wire number from being used as a
- * host number, and have no alignment, so that any byte buffer may be read as a message.
  */
 #ifndef SLUICE_TRANSPORTS_TCP_WIRE_H
 #define SLUICE_TRANSPORTS_TCP_WIRE_H
 
-#include <endian.h>
 #include <stdint.h>
 
 #include <xxhash.h>
 
 #include <sluice/transport.h>
+
+#include "base/le.h"
 
 #define TCP_WIRE_VERSION 1
 
@@ -24,16 +22,6 @@
 #define TCP_FRAME_ENTRIES_MAX     256u /* operations in one data frame */
 #define TCP_FRAME_PLACE_BYTES_MAX (4u << 20) /* bytes that one frame writes and zeroes */
 #define TCP_SEND_BYTES_MAX        1024u /* one message */
-
-typedef struct {
-	uint16_t raw;
-} __attribute__((packed)) tcp_le16;
-typedef struct {
-	uint32_t raw;
-} __attribute__((packed)) tcp_le32;
-typedef struct {
-	uint64_t raw;
-} __attribute__((packed)) tcp_le64;
 
 #define TCP_HELLO_MAGIC   0x48554c53u /* "SLUH" */
 #define TCP_WELCOME_MAGIC 0x57554c53u /* "SLUW" */
@@ -51,23 +39,23 @@ typedef struct {
 
 /* Source -> target, first bytes of a connection. */
 struct tcp_hello {
-	tcp_le64 checksum;
-	tcp_le32 magic;
-	tcp_le16 version;
-	tcp_le16 flags;
-	tcp_le32 lane;
-	tcp_le32 epoch;
+	sluice_le64 checksum;
+	sluice_le32 magic;
+	sluice_le16 version;
+	sluice_le16 flags;
+	sluice_le32 lane;
+	sluice_le32 epoch;
 	uint8_t ticket[SLUICE_TICKET_BYTES];
 };
 
 /* Target -> source, when it accepts. A refusal is a closed connection, without a word. */
 struct tcp_welcome {
-	tcp_le64 checksum;
-	tcp_le32 magic;
-	tcp_le16 version;
-	tcp_le16 flags;
-	tcp_le32 lane;
-	tcp_le32 epoch;
+	sluice_le64 checksum;
+	sluice_le32 magic;
+	sluice_le16 version;
+	sluice_le16 flags;
+	sluice_le32 lane;
+	sluice_le32 epoch;
 };
 
 enum tcp_frame_kind {
@@ -79,34 +67,34 @@ enum tcp_frame_kind {
 
 /* Both ways, after hello and welcome. Followed by the body, then by the payload. */
 struct tcp_frame_header {
-	tcp_le64 checksum; /* of the rest of the header, and the body */
-	tcp_le32 magic;
+	sluice_le64 checksum; /* of the rest of the header, and the body */
+	sluice_le32 magic;
 	uint8_t version;
 	uint8_t kind;
-	tcp_le16 count; /* DATA: entries, at least 1. Otherwise 0 */
-	tcp_le32 body_bytes; /* DATA: count entries. SEND: the message. ACK: 0 */
-	tcp_le32 payload_bytes; /* DATA: sum of its WRITEs' lengths. Otherwise 0 */
-	tcp_le64 first_op; /* DATA, SEND: operations sent before this frame. ACK: 0 */
-	tcp_le64 ack_ops; /* operations of the frame's receiver that its sender has placed */
+	sluice_le16 count; /* DATA: entries, at least 1. Otherwise 0 */
+	sluice_le32 body_bytes; /* DATA: count entries. SEND: the message. ACK: 0 */
+	sluice_le32 payload_bytes; /* DATA: sum of its WRITEs' lengths. Otherwise 0 */
+	sluice_le64 first_op; /* DATA, SEND: operations sent before this frame. ACK: 0 */
+	sluice_le64 ack_ops; /* operations of the frame's receiver that its sender has placed */
 };
 
 struct tcp_frame_entry {
-	tcp_le64 offset; /* bytes from the start of the registration */
-	tcp_le32 mem_id; /* the registration */
-	tcp_le32 len_bytes;
+	sluice_le64 offset; /* bytes from the start of the registration */
+	sluice_le32 mem_id; /* the registration */
+	sluice_le32 len_bytes;
 	uint8_t kind; /* SLUICE_OP_WRITE or SLUICE_OP_ZERO */
 	uint8_t reserved[7];
 };
 
 /* What mem_export gives; travels over the peer link. */
 struct tcp_key {
-	tcp_le64 checksum;
-	tcp_le32 magic;
-	tcp_le16 version;
-	tcp_le16 flags;
-	tcp_le32 mem_id;
-	tcp_le32 access;
-	tcp_le64 len_bytes;
+	sluice_le64 checksum;
+	sluice_le32 magic;
+	sluice_le16 version;
+	sluice_le16 flags;
+	sluice_le32 mem_id;
+	sluice_le32 access;
+	sluice_le64 len_bytes;
 };
 
 _Static_assert(sizeof(struct tcp_hello) == 56, "wire format");
@@ -123,40 +111,11 @@ _Static_assert(TCP_SEND_BYTES_MAX <= TCP_TABLE_BYTES_MAX, "a message fits where 
 _Static_assert(TCP_OP_BYTES_MAX <= TCP_FRAME_PLACE_BYTES_MAX, "the longest op fits one frame");
 _Static_assert(TCP_FRAME_ENTRIES_MAX <= UINT16_MAX, "count has 16 bits");
 
-static inline uint16_t tcp_get16(tcp_le16 value)
-{
-	return le16toh(value.raw);
-}
-
-static inline uint32_t tcp_get32(tcp_le32 value)
-{
-	return le32toh(value.raw);
-}
-
-static inline uint64_t tcp_get64(tcp_le64 value)
-{
-	return le64toh(value.raw);
-}
-
-static inline tcp_le16 tcp_put16(uint16_t value)
-{
-	return (tcp_le16){htole16(value)};
-}
-
-static inline tcp_le32 tcp_put32(uint32_t value)
-{
-	return (tcp_le32){htole32(value)};
-}
-
-static inline tcp_le64 tcp_put64(uint64_t value)
-{
-	return (tcp_le64){htole64(value)};
-}
-
 /* The checksum that belongs into the first eight of @bytes bytes. */
 static inline uint64_t tcp_checksum(const void *message, size_t bytes)
 {
-	return XXH3_64bits((const uint8_t *)message + sizeof(tcp_le64), bytes - sizeof(tcp_le64));
+	return XXH3_64bits(
+		(const uint8_t *)message + sizeof(sluice_le64), bytes - sizeof(sluice_le64));
 }
 
 #endif
