@@ -5,26 +5,12 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "perf/experiment.h"
 #include "perf/node.h"
 #include "perf/part.h"
 #include "perf/process.h"
+#include "perf/tool.h"
 
-#define POLL_MS    50
 #define TAIL_LINES 5
-
-static int wait_end(struct perf_process *process, uint64_t timeout_ns, struct sluice_error *err)
-{
-	uint64_t end_ns = sluice_now_ns() + timeout_ns;
-
-	while (!perf_process_wait(process, POLL_MS)) {
-		if (perf_experiment_interrupted())
-			return sluice_fail(err, -EINTR, "run", "interrupted");
-		if (sluice_now_ns() > end_ns)
-			return sluice_fail(err, -ETIMEDOUT, process->name, "not done in time");
-	}
-	return 0;
-}
 
 int perf_part_harvest(const struct perf_config *config, const char *dir, json_t **ret_run,
 	struct sluice_error *err)
@@ -43,7 +29,7 @@ int perf_part_harvest(const struct perf_config *config, const char *dir, json_t 
 	r = perf_process_start(&process, "bench-harvest", log_path, argv, err);
 	if (r < 0)
 		return r;
-	r = wait_end(&process, config->timeout_ns, err);
+	r = perf_tool_wait_end(&process, sluice_now_ns() + config->timeout_ns, err);
 	perf_process_end(&process);
 	if (r < 0)
 		return r;

@@ -139,10 +139,10 @@ static uint64_t pinned_bytes(void)
 	return kib * 1024;
 }
 
-static int explain(const struct sluice_mem *mem, int status, uint64_t pinned_before_bytes,
-	struct sluice_error *err)
+/* Called when nothing of what failed is pinned any more. */
+static int explain(const struct sluice_mem *mem, int status, struct sluice_error *err)
 {
-	uint64_t needed_bytes = pinned_before_bytes + mem->len_bytes + RDMA_MEMLOCK_SPARE;
+	uint64_t needed_bytes = pinned_bytes() + mem->len_bytes + RDMA_MEMLOCK_SPARE;
 	struct rlimit limit = {0};
 
 	getrlimit(RLIMIT_MEMLOCK, &limit);
@@ -230,7 +230,7 @@ static int find_slot(const struct sluice_rail *rail, uint32_t *ret_slot, struct 
 int sluice_rdma_mem_register(struct sluice_rail *rail, const struct sluice_span *span,
 	uint32_t access, struct sluice_mem **ret_mem, struct sluice_error *err)
 {
-	uint64_t start_ns = sluice_now_ns(), pinned_before_bytes = pinned_bytes();
+	uint64_t start_ns = sluice_now_ns();
 	uint32_t slot = 0, shift = 0, count;
 	struct sluice_mem *mem;
 	int r;
@@ -257,8 +257,8 @@ int sluice_rdma_mem_register(struct sluice_rail *rail, const struct sluice_span 
 	mem->piece_count = count;
 	r = rail->gone ? 0 : register_all(mem); /* gone: when it is back */
 	if (r < 0) {
-		r = explain(mem, r, pinned_before_bytes, err);
 		deregister_all(mem);
+		r = explain(mem, r, err);
 		free(mem);
 		return r;
 	}
@@ -375,7 +375,6 @@ int sluice_rdma_mem_renew_all(struct sluice_rail *rail)
 static int renew(struct sluice_mem *mem, uint32_t index, struct sluice_error *err)
 {
 	struct rdma_retired *retired = malloc(sizeof(*retired));
-	uint64_t pinned_before_bytes = pinned_bytes();
 	struct ibv_mr *mr;
 	int r;
 
@@ -384,7 +383,7 @@ static int renew(struct sluice_mem *mem, uint32_t index, struct sluice_error *er
 	r = piece_register(mem, index, &mr);
 	if (r < 0) {
 		free(retired);
-		return explain(mem, r, pinned_before_bytes, err);
+		return explain(mem, r, err);
 	}
 	*retired = (struct rdma_retired){
 		.next = mem->rail->retired,
