@@ -25,11 +25,16 @@ _Static_assert(SLUICE_PLAN_WORKERS_MAX == SLUICE_CREW_WORKERS_MAX, "every worker
 _Static_assert(SLUICE_PLAN_RAILS_MAX >= SLUICE_RAILS_MAX, "every rail has a place");
 _Static_assert(SLUICE_PLAN_HOMES_MAX == SLUICE_LEDGER_HOMES_MAX, "every node has its queues");
 
+/* What a plan is made from. */
+struct wishes {
+	struct sluice_plan_conf conf;
+	uint32_t rail_of[SLUICE_RAILS_MAX]; /* the engine's rail that each of the conf's is */
+};
+
 /* Made at the first session: an engine that never migrates does not look at the machine. */
 struct sluice_placing {
 	struct sluice_topology *topology;
-	struct sluice_plan_conf conf;
-	uint32_t rail_of[SLUICE_RAILS_MAX]; /* the engine's rail that each of the conf's is */
+	struct wishes wishes; /* of the plan */
 	struct sluice_plan plan;
 	struct sluice_homes homes;
 	struct sluice_timer *timer; /* homes; set while they are looked for */
@@ -55,13 +60,12 @@ static int ready(struct sluice_engine *engine, struct sluice_error *err)
 }
 
 /* The rail's own word, or the operator's, counts first; a NIC that has its address comes second. */
-static void describe_rail(struct sluice_engine *engine, uint32_t index)
+static void describe_rail(const struct sluice_engine *engine, uint32_t index, struct wishes *wishes)
 {
-	struct sluice_placing *placing = engine->placing;
 	const struct sluice_engine_rail *own = &engine->rails.list[index];
-	const struct sluice_topology *topology = placing->topology;
+	const struct sluice_topology *topology = engine->placing->topology;
 	const struct sluice_topology_nic *nic = sluice_topology_nic_of(topology, own->name);
-	struct sluice_plan_rail *rail = &placing->conf.rails[placing->conf.rail_count];
+	struct sluice_plan_rail *rail = &wishes->conf.rails[wishes->conf.rail_count];
 
 	*rail = (struct sluice_plan_rail){.link_bytes_per_s = own->limits.link_bytes_per_s};
 	snprintf(rail->name, sizeof(rail->name), "%.*s", (int)sizeof(rail->name) - 1, own->name);
@@ -71,50 +75,46 @@ static void describe_rail(struct sluice_engine *engine, uint32_t index)
 		rail->nodes = nic->nodes;
 	if (rail->link_bytes_per_s == 0 && nic != NULL)
 		rail->link_bytes_per_s = nic->link_bytes_per_s;
-	placing->rail_of[placing->conf.rail_count++] = index;
+	wishes->rail_of[wishes->conf.rail_count++] = index;
 }
 
 /* Lanes of a session use the rails of one transport; NULL: the preferred one that there is. */
-static void describe_rails(struct sluice_engine *engine, const struct sluice_transport *transport)
+static void describe_rails(const struct sluice_engine *engine,
+	const struct sluice_transport *transport, struct wishes *wishes)
 {
-	engine->placing->conf.rail_count = 0;
+	wishes->conf.rail_count = 0;
 	for (uint32_t i = 0; i < engine->rails.count; i++) {
 		const struct sluice_engine_rail *rail = &engine->rails.list[i];
 
 		if (rail->rail == NULL || (transport != NULL && rail->transport != transport))
 			continue;
 		transport = rail->transport;
-		describe_rail(engine, i);
+		describe_rail(engine, i, wishes);
 	}
-	SLUICE_ASSERT(engine->placing->conf.rail_count > 0);
+	SLUICE_ASSERT(wishes->conf.rail_count > 0);
 }
 
-static int make_conf(
-	struct sluice_engine *engine, const struct sluice_config *config, struct sluice_error *err)
+static int make_wishes(const struct sluice_engine *engine, const struct sluice_config *config,
+	struct wishes *wishes, struct sluice_error *err)
 {
-	struct sluice_plan_conf *conf = &engine->placing->conf;
-
-	*conf = (struct sluice_plan_conf){0};
-	describe_rails(engine, NULL);
-	return sluice_placement_set(conf, config->lanes, config->workers, config->worker_cores,
-		config->vcpu_cores, config->numa, err);
+	*wishes = (struct wishes){0};
+	describe_rails(engine, NULL, wishes);
+	return sluice_placement_set(&wishes->conf, config->lanes, config->workers,
+		config->worker_cores, config->vcpu_cores, config->numa, err);
 }
 
 uint64_t sluice_placing_link_bytes_per_s(
 	struct sluice_engine *engine, char *names, size_t names_bytes)
 {
-	struct sluice_plan_conf before;
-	uint32_t rails_before[SLUICE_RAILS_MAX];
+	struct wishes wishes;
 	uint64_t bytes_per_s = 0;
 
 	*names = '\0';
 	if (ready(engine, NULL) < 0)
 		return 0;
-	before = engine->placing->conf;
-	memcpy(rails_before, engine->placing->rail_of, sizeof(rails_before));
-	describe_rails(engine, NULL);
-	for (uint32_t i = 0; i < engine->placing->conf.rail_count; i++) {
-		const struct sluice_plan_rail *rail = &engine->placing->conf.rails[i];
+	describe_rails(engine, NULL, &wishes);
+	for (uint32_t i = 0; i < wishes.conf.rail_count; i++) {
+		const struct sluice_plan_rail *rail = &wishes.conf.rails[i];
 
 		if (rail->link_bytes_per_s == 0)
 			continue;
@@ -122,16 +122,13 @@ uint64_t sluice_placing_link_bytes_per_s(
 		snprintf(names + strlen(names), names_bytes - strlen(names), "%s%s",
 			*names != '\0' ? ", " : "", rail->name);
 	}
-	memcpy(engine->placing->rail_of, rails_before, sizeof(rails_before));
-	engine->placing->conf = before; /* of the plan that a session goes by */
 	return bytes_per_s;
 }
 
 int sluice_placing_check(
 	struct sluice_engine *engine, const struct sluice_config *config, struct sluice_error *err)
 {
-	uint32_t rails_before[SLUICE_RAILS_MAX];
-	struct sluice_plan_conf before;
+	struct wishes wishes;
 	struct sluice_plan *plan;
 	int r;
 
@@ -142,16 +139,10 @@ int sluice_placing_check(
 	if (plan == NULL)
 		return sluice_fail(err, -ENOMEM, "placement", "out of memory");
 	r = ready(engine, err);
-	if (r == 0) {
-		before = engine->placing->conf;
-		memcpy(rails_before, engine->placing->rail_of, sizeof(rails_before));
-		r = make_conf(engine, config, err);
-		if (r == 0)
-			r = sluice_plan_make(
-				engine->placing->topology, &engine->placing->conf, plan, err);
-		memcpy(engine->placing->rail_of, rails_before, sizeof(rails_before));
-		engine->placing->conf = before; /* of the plan that a session may go by */
-	}
+	if (r == 0)
+		r = make_wishes(engine, config, &wishes, err);
+	if (r == 0)
+		r = sluice_plan_make(engine->placing->topology, &wishes.conf, plan, err);
 	free(plan);
 	return r;
 }
@@ -210,14 +201,15 @@ static int start_crew(struct sluice_engine *engine, struct sluice_error *err)
 static int make_plan(struct sluice_engine *engine, uint32_t lanes, struct sluice_error *err)
 {
 	struct sluice_placing *placing = engine->placing;
-	int r = make_conf(engine, &engine->config, err);
+	int r = make_wishes(engine, &engine->config, &placing->wishes, err);
 
 	if (r < 0)
 		return r;
-	placing->conf.lanes = lanes;
+	placing->wishes.conf.lanes = lanes;
 	if (sluice_node_memory_differs())
-		sluice_homes_survey(&engine->memory, placing->topology, placing->conf.guest_bytes);
-	return sluice_plan_make(placing->topology, &placing->conf, &placing->plan, err);
+		sluice_homes_survey(
+			&engine->memory, placing->topology, placing->wishes.conf.guest_bytes);
+	return sluice_plan_make(placing->topology, &placing->wishes.conf, &placing->plan, err);
 }
 
 int sluice_placing_begin(struct sluice_engine *engine, uint32_t lanes, struct sluice_error *err)
@@ -239,12 +231,12 @@ void sluice_placing_rails(
 {
 	struct sluice_placing *placing = engine->placing;
 
-	if (engine->rails.list[placing->rail_of[0]].transport != transport) {
-		describe_rails(engine, transport);
-		sluice_plan_rails(placing->topology, &placing->conf, &placing->plan);
+	if (engine->rails.list[placing->wishes.rail_of[0]].transport != transport) {
+		describe_rails(engine, transport, &placing->wishes);
+		sluice_plan_rails(placing->topology, &placing->wishes.conf, &placing->plan);
 	}
 	for (uint32_t lane = 0; lane < placing->plan.lane_count; lane++)
-		ret_rails[lane] = placing->rail_of[placing->plan.lanes[lane].rail];
+		ret_rails[lane] = placing->wishes.rail_of[placing->plan.lanes[lane].rail];
 }
 
 uint64_t sluice_placing_bitmap_nodes(const struct sluice_engine *engine)
@@ -379,7 +371,7 @@ json_t *sluice_placing_query(
 	if (r < 0)
 		return NULL;
 	placing = engine->placing;
-	plan = sluice_plan_json(placing->topology, &placing->conf, &placing->plan);
+	plan = sluice_plan_json(placing->topology, &placing->wishes.conf, &placing->plan);
 	if (engine->crew != NULL)
 		add_reality(engine, plan);
 	sluice_rails_json(engine, plan);
