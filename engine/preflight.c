@@ -304,37 +304,37 @@ static void check_registration(struct preflight *p)
 	const struct sluice_memory *memory = &p->engine->memory;
 	uint64_t ns = 0, bytes = sluice_memory_bytes(memory);
 	bool measured = bytes >= PIN_SAMPLE_BYTES;
+	uint64_t ms_per_gib;
+	int r = 0;
 
 	if (memory->rails == 0)
 		return;
 	for (uint32_t i = 0; i < memory->count; i++)
 		ns += memory->regions[i]->register_ns;
-	if (measured) {
+	if (!measured) {
+		bytes = SAMPLE_BYTES;
+		r = sluice_rails_sample(p->engine, bytes, &ns);
+	}
+	if (r < 0) {
+		add(p, "registration", FAILED, "a sample of %llu MiB was refused: %s",
+			SAMPLE_BYTES / MIB, strerror(-r));
+		return;
+	}
+	ms_per_gib = (uint64_t)((double)ns / 1e6 * (double)(1ull << 30) / (double)bytes);
+	if (measured)
 		add(p, "registration", OK,
 			"%llu MiB were registered with %u rails in %llu ms when they were added; "
 			"migrations register no guest memory",
 			(unsigned long long)(bytes / MIB), memory->rails,
 			(unsigned long long)(ns / SLUICE_NS_PER_MS));
-	} else {
-		int r = sluice_rails_sample(p->engine, SAMPLE_BYTES, &ns);
-
-		bytes = SAMPLE_BYTES;
-		if (r < 0) {
-			add(p, "registration", FAILED, "a sample of %llu MiB was refused: %s",
-				SAMPLE_BYTES / MIB, strerror(-r));
-			return;
-		}
+	else
 		add(p, "registration", OK,
 			"about %llu ms per GiB of 4 KiB pages with %u rails, by a sample of %llu "
 			"MiB; less with huge pages. It comes when memory is added, not in a "
 			"migration",
-			(unsigned long long)((double)ns / 1e6 * (double)(1ull << 30) /
-					     (double)bytes),
-			memory->rails, SAMPLE_BYTES / MIB);
-	}
+			(unsigned long long)ms_per_gib, memory->rails, SAMPLE_BYTES / MIB);
 	number(p, "measured-bytes", bytes);
-	number(p, "ms-per-gib",
-		(uint64_t)((double)ns / 1e6 * (double)(1ull << 30) / (double)bytes));
+	number(p, "ms-per-gib", ms_per_gib);
 }
 
 /* The least that a migration takes, and what of the guest may be left when it is stopped. */
