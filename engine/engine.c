@@ -85,7 +85,6 @@ int sluice_engine_create(struct sluice_loop *loop, const struct sluice_settings 
 		sluice_fail(err, r, "engine", "%s", strerror(-r));
 	else
 		r = sluice_rails_open(engine, settings, err);
-	/* From now on: a device that is removed asks its users to let go of it, also idle ones. */
 	if (r == 0) {
 		r = sluice_rails_watch(engine);
 		if (r < 0)
@@ -115,7 +114,6 @@ void sluice_engine_destroy(struct sluice_engine *engine)
 	drop_memory(engine);
 	sluice_rails_close(engine);
 	sluice_timer_remove(engine->timer);
-	sluice_timer_remove(engine->rail_timer);
 	sluice_timer_remove(engine->linger_timer);
 	free(engine);
 }

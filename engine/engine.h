@@ -38,7 +38,6 @@ struct sluice_engine {
 	struct sluice_config config;
 	struct sluice_loop *loop;
 	struct sluice_timer *timer; /* the session's next deadline */
-	struct sluice_timer *rail_timer; /* rail_step while rails listen */
 	struct sluice_timer *linger_timer;
 	bool linger_over; /* it fired while a session was in doubt: again when that is over */
 	struct sluice_server *server;

@@ -17,7 +17,6 @@
 #include "engine/peer/messages.h"
 #include "engine/security.h"
 
-#define RAIL_STEP_NS         (100 * SLUICE_NS_PER_MS)
 #define STRANGER_DEADLINE_NS (5 * SLUICE_NS_PER_S)
 
 /* ---- the world of a session ---- */
@@ -355,29 +354,7 @@ static int make_source(struct sluice_engine *engine, const struct sluice_session
 	return r;
 }
 
-/* ---- the rail ---- */
-
-static void on_rail_timer(void *ctx, uint64_t now_ns)
-{
-	struct sluice_engine *engine = ctx;
-
-	sluice_rails_step(engine, now_ns);
-	/* Only while lanes may be coming or going: an idle engine has no timer. */
-	sluice_timer_set(engine->rail_timer,
-		sluice_engine_is_busy(engine) ? now_ns + RAIL_STEP_NS : SLUICE_NEVER);
-}
-
-/* Lanes are connected and taken down by rail_step, at either end. */
-static int watch_rails(struct sluice_engine *engine, struct sluice_error *err)
-{
-	int r = 0;
-
-	if (engine->rail_timer == NULL)
-		r = sluice_timer_add(engine->loop, on_rail_timer, engine, &engine->rail_timer);
-	if (r == 0)
-		r = sluice_rails_watch(engine);
-	return r < 0 ? sluice_fail(err, r, "rail", "%s", strerror(-r)) : 0;
-}
+/* ---- begin as a source ---- */
 
 int sluice_engine_migrate(struct sluice_engine *engine, const char *uri, struct sluice_error *err)
 {
@@ -400,8 +377,6 @@ int sluice_engine_migrate(struct sluice_engine *engine, const char *uri, struct 
 	for (size_t i = 0; i < sizeof(id); i++)
 		snprintf(engine->session + 2 * i, 3, "%02x", id[i]);
 	r = begin(engine, (uint32_t)engine->config.lanes, &conf, err);
-	if (r == 0)
-		r = watch_rails(engine, err);
 	if (r == 0) {
 		env.ctx = engine;
 		memcpy(conf.session, engine->session, sizeof(conf.session));
@@ -412,7 +387,7 @@ int sluice_engine_migrate(struct sluice_engine *engine, const char *uri, struct 
 	if (r == 0)
 		r = make_source(engine, &conf, &env, err);
 	if (r == 0)
-		sluice_timer_set(engine->rail_timer, sluice_now_ns());
+		sluice_rails_wake(engine);
 	if (r < 0) {
 		sluice_fail(err, r, "migrate", "%s", strerror(-r));
 		sluice_engine_session_clear(engine);
@@ -423,14 +398,6 @@ int sluice_engine_migrate(struct sluice_engine *engine, const char *uri, struct 
 }
 
 /* ---- waiting for a source ---- */
-
-static int listen_rails(struct sluice_engine *engine, const struct sluice_peer_address *address,
-	struct sluice_error *err)
-{
-	int r = watch_rails(engine, err);
-
-	return r < 0 ? r : sluice_rails_listen(engine, address, err);
-}
 
 static void stranger_gone(struct sluice_stranger *stranger)
 {
@@ -576,7 +543,7 @@ static void hello(struct sluice_stranger *stranger, const json_t *message)
 		sluice_engine_session_clear(engine);
 		return;
 	}
-	sluice_timer_set(engine->rail_timer, sluice_now_ns());
+	sluice_rails_wake(engine);
 	sluice_engine_tick(engine, sluice_now_ns());
 }
 
@@ -681,7 +648,7 @@ int sluice_engine_incoming(struct sluice_engine *engine, const char *uri, struct
 	if (r == 0)
 		r = sluice_security_address(engine, uri, SLUICE_ADDRESS_LISTEN, &address, err);
 	if (r == 0)
-		r = listen_rails(engine, &address, err);
+		r = sluice_rails_listen(engine, &address, err);
 	if (r < 0)
 		return r;
 	sluice_link_unlisten(engine->listener);

@@ -21,6 +21,7 @@
 #include "engine/lane/rail_pair.h"
 #include "engine/security.h"
 
+#define STEP_NS        (100 * SLUICE_NS_PER_MS)
 #define PROBE_MAX      32u
 #define AUTO_RAILS_MAX 4u /* chosen unasked: memory is locked once more with each */
 
@@ -357,6 +358,8 @@ void sluice_rails_close(struct sluice_engine *engine)
 	for (uint32_t i = 0; i < engine->rails.count; i++)
 		close_one(&engine->rails.list[i]);
 	engine->rails.count = 0;
+	sluice_timer_remove(engine->rails.timer);
+	engine->rails.timer = NULL;
 }
 
 /* ---- memory ---- */
@@ -567,28 +570,38 @@ static void on_rail(void *ctx, uint32_t events)
 	rail->transport->rail_step(rail->rail, sluice_now_ns());
 }
 
-void sluice_rails_step(struct sluice_engine *engine, uint64_t now_ns)
+static void on_timer(void *ctx, uint64_t now_ns)
 {
-	for (uint32_t i = 0; i < engine->rails.count; i++)
-		if (engine->rails.list[i].rail != NULL)
-			engine->rails.list[i].transport->rail_step(
-				engine->rails.list[i].rail, now_ns);
+	struct sluice_engine *engine = ctx;
+	struct sluice_rails *rails = &engine->rails;
+
+	for (uint32_t i = 0; i < rails->count; i++)
+		if (rails->list[i].rail != NULL)
+			rails->list[i].transport->rail_step(rails->list[i].rail, now_ns);
+	/* Only while lanes may be coming or going: an idle engine has no timer. */
+	sluice_timer_set(
+		rails->timer, sluice_engine_is_busy(engine) ? now_ns + STEP_NS : SLUICE_NEVER);
 }
 
-/* At either end: connections are made and taken down by rail_step. */
+/* At either end, and also while idle: a device that is removed asks its users to let go of it. */
 int sluice_rails_watch(struct sluice_engine *engine)
 {
-	int r = 0;
+	int r = sluice_timer_add(engine->loop, on_timer, engine, &engine->rails.timer);
 
 	for (uint32_t i = 0; i < engine->rails.count && r == 0; i++) {
 		struct sluice_engine_rail *rail = &engine->rails.list[i];
 		int fd = rail->rail != NULL ? rail->transport->rail_fd(rail->rail) : -1;
 
-		if (fd >= 0 && rail->watch == NULL)
+		if (fd >= 0)
 			r = sluice_watch_add(
 				engine->loop, fd, EPOLLIN, on_rail, rail, &rail->watch);
 	}
 	return r;
+}
+
+void sluice_rails_wake(struct sluice_engine *engine)
+{
+	sluice_timer_set(engine->rails.timer, sluice_now_ns());
 }
 
 static int listen_one(struct sluice_engine_rail *rail, struct sluice_error *err)

@@ -22,6 +22,7 @@
 struct sluice_engine;
 struct sluice_peer_address;
 struct sluice_region;
+struct sluice_timer;
 struct sluice_watch;
 
 struct sluice_engine_rail {
@@ -46,6 +47,7 @@ struct sluice_rails {
 	/* Transports that `auto` looked for and did not find, or may not use. */
 	struct sluice_session_lack lacks[SLUICE_LACKS_MAX];
 	uint32_t lack_count;
+	struct sluice_timer *timer;
 };
 
 /* One entry of the setting `rail`: [TRANSPORT=]ADDRESS[@node=N][@gbit=N]. */
@@ -78,12 +80,13 @@ int sluice_rails_add_staging(
 	struct sluice_engine *engine, void *addr, uint64_t len_bytes, struct sluice_error *err);
 void sluice_rails_remove_staging(struct sluice_engine *engine);
 
-/* Call rail_step when there is something to do. 0 or -errno. */
+/* Call rail_step when a rail has something to do, and from sluice_rails_wake() on for as long as the
+   engine is busy. Once, after sluice_rails_open(). 0 or -errno. */
 int sluice_rails_watch(struct sluice_engine *engine);
+void sluice_rails_wake(struct sluice_engine *engine);
 /* Every rail that may carry lanes from a peer at @peer listens; an error when none does. */
 int sluice_rails_listen(struct sluice_engine *engine, const struct sluice_peer_address *peer,
 	struct sluice_error *err);
-void sluice_rails_step(struct sluice_engine *engine, uint64_t now_ns);
 
 /* Whether the rail's name is this host, without the port. */
 bool sluice_rail_has_host(const struct sluice_engine_rail *rail, const char *address);
