@@ -70,6 +70,12 @@ struct conformance_driver {
 	void (*kill_peer)(struct conformance_pair *pair, struct sluice_conn *conn);
 };
 
+/* For pair_open and pair_close: rails with this conf of the transport's, the source's at
+   @source_address and the target's, which listens, at @target_address. 0 or -errno, printed. */
+int conformance_rails_open(struct conformance_pair *pair, const void *conf,
+	const char *source_address, const char *target_address);
+void conformance_rails_close(struct conformance_pair *pair);
+
 /* Run every case. Returns the exit code for main: 0 when all passed. */
 int conformance_main(const struct conformance_driver *driver);
 

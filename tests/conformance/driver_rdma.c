@@ -45,31 +45,13 @@ static void cut_wire(bool cut)
 
 static int pair_open(struct conformance_pair *pair)
 {
-	struct sluice_error err = {0};
-	int r;
-
 	cut_wire(false);
-	r = pair->transport->rail_open(&conf, source_address, &pair->source, &err);
-	if (r < 0)
-		goto out;
-	r = pair->transport->rail_open(&conf, target_address, &pair->target, &err);
-	if (r < 0)
-		goto out_source;
-	r = pair->transport->rail_listen(pair->target, pair->target_address, &err);
-	if (r == 0)
-		return 0;
-	pair->transport->rail_close(pair->target);
-out_source:
-	pair->transport->rail_close(pair->source);
-out:
-	fprintf(stderr, "rdma: %s\n", err.text);
-	return r;
+	return conformance_rails_open(pair, &conf, source_address, target_address);
 }
 
 static void pair_close(struct conformance_pair *pair)
 {
-	pair->transport->rail_close(pair->source);
-	pair->transport->rail_close(pair->target);
+	conformance_rails_close(pair);
 	cut_wire(false);
 }
 

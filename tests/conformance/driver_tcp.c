@@ -19,30 +19,7 @@ static struct tcp_conf conf;
 
 static int pair_open(struct conformance_pair *pair)
 {
-	struct sluice_error err = {0};
-	int r;
-
-	r = pair->transport->rail_open(&conf, "", &pair->source, &err);
-	if (r < 0)
-		goto out;
-	r = pair->transport->rail_open(&conf, address, &pair->target, &err);
-	if (r < 0)
-		goto out_source;
-	r = pair->transport->rail_listen(pair->target, pair->target_address, &err);
-	if (r == 0)
-		return 0;
-	pair->transport->rail_close(pair->target);
-out_source:
-	pair->transport->rail_close(pair->source);
-out:
-	fprintf(stderr, "tcp: %s\n", err.text);
-	return r;
-}
-
-static void pair_close(struct conformance_pair *pair)
-{
-	pair->transport->rail_close(pair->source);
-	pair->transport->rail_close(pair->target);
+	return conformance_rails_open(pair, &conf, "", address);
 }
 
 static uint64_t now_ns(struct conformance_pair *pair)
@@ -80,7 +57,7 @@ int main(int argc, char **argv)
 		.transport = &sluice_transport_tcp,
 		.flags = CONFORMANCE_OVERLAPS_IN_ORDER,
 		.pair_open = pair_open,
-		.pair_close = pair_close,
+		.pair_close = conformance_rails_close,
 		.now_ns = now_ns,
 		.turn = turn,
 	};

@@ -38,6 +38,35 @@ bool fixture_virtual(const struct fixture *f)
 	return f->pair.driver->flags & CONFORMANCE_VIRTUAL_TIME;
 }
 
+int conformance_rails_open(struct conformance_pair *pair, const void *conf,
+	const char *source_address, const char *target_address)
+{
+	struct sluice_error err = {0};
+	int r;
+
+	r = pair->transport->rail_open(conf, source_address, &pair->source, &err);
+	if (r < 0)
+		goto out;
+	r = pair->transport->rail_open(conf, target_address, &pair->target, &err);
+	if (r < 0)
+		goto out_source;
+	r = pair->transport->rail_listen(pair->target, pair->target_address, &err);
+	if (r == 0)
+		return 0;
+	pair->transport->rail_close(pair->target);
+out_source:
+	pair->transport->rail_close(pair->source);
+out:
+	fprintf(stderr, "%s: %s\n", pair->driver->name, err.text);
+	return r;
+}
+
+void conformance_rails_close(struct conformance_pair *pair)
+{
+	pair->transport->rail_close(pair->source);
+	pair->transport->rail_close(pair->target);
+}
+
 static uint8_t *map(uint64_t bytes)
 {
 	uint8_t *addr = mmap(NULL, bytes, PROT_READ | PROT_WRITE,

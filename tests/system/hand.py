@@ -10,6 +10,7 @@ import fcntl
 import mmap
 import os
 import re
+import shutil
 import sys
 import tempfile
 
@@ -18,6 +19,7 @@ from lab import ENDED, PATIENT, wait_until
 
 MIB = 1 << 20
 PAGE = 4096
+NOBODY = 65534
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 LIST_PAGE = os.path.join(ROOT, "docs", "hostile-input.md")
 
@@ -86,6 +88,22 @@ class Engine:
         """Resident, without what is shared with us."""
         with open(f"/proc/{self.process.pid}/status", encoding="ascii") as status:
             return int(re.search(r"RssAnon:\s+(\d+)", status.read()).group(1))
+
+
+def engine_of_nobody(test, name, memlock, **settings):
+    """An engine of user nobody with this many bytes of RLIMIT_MEMLOCK; its VMM's connection and it."""
+    folder = tempfile.mkdtemp(prefix="sluice-nobody-")
+    test.addCleanup(shutil.rmtree, folder)
+    os.chown(folder, NOBODY, NOBODY)
+    path = os.path.join(folder, "engine.sock")
+    binary = shutil.copy(lab_module.program("sluiced"), folder)  # nobody may read it there
+    arguments = ["prlimit", f"--memlock={memlock}:{memlock}", "setpriv", f"--reuid={NOBODY}",
+                 f"--regid={NOBODY}", "--clear-groups", "--inh-caps=-all", binary,
+                 "--listen", path, "--set", f"runtime-dir={folder}/run"]
+    for key, value in settings.items():
+        arguments += ["--set", f"{key}={value}"]
+    _, process = test.lab.start(name, arguments)
+    return test.lab.connect(path), process
 
 
 def answer_source(engine, until=None, timeout_s=60.0):

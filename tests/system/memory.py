@@ -11,7 +11,6 @@ import mmap
 import os
 import re
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,14 +19,13 @@ import time
 import unittest
 
 import lab as lab_module
-from hand import Engine, answer_source, memfd
+from hand import Engine, answer_source, engine_of_nobody, memfd
 from lab import ENDED, LabTest, migrate, wait_until
 from qmp import PATIENCE_S, Qmp, QmpError
 
 MIB = 1 << 20
 PAGE = 4096
 HUGE = 2 * MIB
-NOBODY = 65534
 VMM_BYTES = 32 * MIB
 HUGE_PAGES_FILE = "/proc/sys/vm/nr_hugepages"
 
@@ -174,16 +172,7 @@ class PinFull(LabTest):
 
     def unprivileged(self, name, pin, memlock):
         """An engine of user nobody with 4 MiB of memory; its VMM's connection."""
-        folder = tempfile.mkdtemp(prefix="sluice-nobody-")
-        self.addCleanup(shutil.rmtree, folder)
-        os.chown(folder, NOBODY, NOBODY)
-        path = os.path.join(folder, "engine.sock")
-        binary = shutil.copy(lab_module.program("sluiced"), folder)  # nobody may read it there
-        _, process = self.lab.start(name, [
-            "prlimit", f"--memlock={memlock}:{memlock}", "setpriv", f"--reuid={NOBODY}",
-            f"--regid={NOBODY}", "--clear-groups", "--inh-caps=-all", binary, "--listen", path,
-            "--set", f"pin={pin}", "--set", f"runtime-dir={folder}/run"])
-        vmm = self.lab.connect(path)
+        vmm, process = engine_of_nobody(self, name, memlock, pin=pin)
         with memfd(4 * MIB) as fd:
             vmm.command("getfd", fd=fd, fdname="ram")
             vmm.command("memory-add", id="ram", fdname="ram", size=4 * MIB, gpa=0)

@@ -20,6 +20,7 @@ import threading
 import lab as lab_module
 from hand import MIB, Engine
 from lab import ENDED, LabTest, migrate, wait_until
+from network import NetworkTest
 from qmp import PATIENCE_S, QmpError
 
 KEY = "8f3a0c5d7e91b2436f58a7c9d0e1f20314253647586970a1b2c3d4e5f6071829"
@@ -31,16 +32,6 @@ def has_tls():
     """Whether this build has the module."""
     folder = os.path.dirname(lab_module.program("sluiced"))
     return os.path.exists(os.path.join(folder, "sluice-tls.so"))
-
-
-def needs_network():
-    """Why there can be no namespaces here; None when there can."""
-    if os.geteuid() != 0:
-        return "making network namespaces needs root"
-    with contextlib.suppress(OSError):
-        if subprocess.run(["ip", "-V"], stdout=subprocess.DEVNULL, check=False).returncode == 0:
-            return None
-    return "there is no program ip (package iproute2)"
 
 
 class Peer(Engine):
@@ -494,35 +485,12 @@ class Tickets(PeerTest):
         self.refused_count(target, 1)
 
 
-class Network(PeerTest):
+class Network(NetworkTest, PeerTest):
     """Two hosts and a network between them."""
 
     def setUp(self):
-        reason = needs_network()
-        if reason:
-            self.skipTest(reason)
-        self.namespaces = [f"sluice-{os.getpid()}-{side}" for side in "ab"]
-        self.addCleanup(self.remove_network)
-        a, b = self.namespaces
-        for netns in self.namespaces:
-            self.ip("netns", "add", netns)
-            self.ip("-n", netns, "link", "set", "lo", "up")
-        self.ip("-n", a, "link", "add", "wire", "type", "veth", "peer", "name", "wire", "netns", b)
-        for number, netns in enumerate(self.namespaces, 1):
-            self.ip("-n", netns, "addr", "add", f"198.51.100.{number}/24", "dev", "wire")
-            self.ip("-n", netns, "addr", "add", f"fd00:5::{number}/64", "dev", "wire", "nodad")
-            self.ip("-n", netns, "link", "set", "wire", "up")
-
-    def ip(self, *arguments):
-        done = subprocess.run(["ip", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                              check=False, universal_newlines=True)
-        if done.returncode != 0:
-            self.skipTest(f"ip {' '.join(arguments)}: {done.stdout.strip()}")
-
-    def remove_network(self):
-        """The names; the rest goes with the processes inside."""
-        for netns in self.namespaces:
-            subprocess.run(["ip", "netns", "del", netns], stderr=subprocess.DEVNULL, check=False)
+        super().setUp()
+        self.add_cable("wire", "198.51.100.{}/24", "fd00:5::{}/64")
 
     def engine(self, number, name=None, **settings):
         """On host 1 or 2; lanes may use the network unless the test says otherwise."""

@@ -11,41 +11,19 @@ import subprocess
 
 import lab as lab_module
 from hand import MIB, Engine, answer_source
-from lab import LabTest, wait_until
-from peers import needs_network
+from lab import wait_until
+from network import NetworkTest
 
 RAM = 48 * MIB
 SLOW = {"lane_security": "none", "security": "none", "lanes": 4, "workers": 1, "lane_timeout": "300ms",
         "recover_pause": "50ms", "memory_budget": "4M", "downtime_limit": "2s"}
 
 
-class Rails(LabTest):
+class Rails(NetworkTest):
     def setUp(self):
-        reason = needs_network()
-        if reason:
-            self.skipTest(reason)
-        self.namespaces = [f"sluice-{os.getpid()}-{side}" for side in "ab"]
-        self.addCleanup(self.remove_network)
-        a, b = self.namespaces
-        for netns in self.namespaces:
-            self.ip("netns", "add", netns)
-            self.ip("-n", netns, "link", "set", "lo", "up")
+        super().setUp()
         for cable in range(3):
-            name = f"cable{cable}"
-            self.ip("-n", a, "link", "add", name, "type", "veth", "peer", "name", name, "netns", b)
-            for number, netns in enumerate(self.namespaces, 1):
-                self.ip("-n", netns, "addr", "add", f"10.66.{cable}.{number}/24", "dev", name)
-                self.ip("-n", netns, "link", "set", name, "up")
-
-    def ip(self, *arguments):
-        done = subprocess.run(["ip", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                              check=False, universal_newlines=True)
-        if done.returncode != 0:
-            self.skipTest(f"ip {' '.join(arguments)}: {done.stdout.strip()}")
-
-    def remove_network(self):
-        for netns in self.namespaces:
-            subprocess.run(["ip", "netns", "del", netns], stderr=subprocess.DEVNULL, check=False)
+            self.add_cable(f"cable{cable}", f"10.66.{cable}.{{}}/24")
 
     def cable(self, number, state):
         self.ip("-n", self.namespaces[0], "link", "set", f"cable{number}", state)

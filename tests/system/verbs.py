@@ -10,19 +10,16 @@ import contextlib
 import mmap
 import os
 import re
-import shutil
 import subprocess
-import tempfile
 import time
 import types
 
 import lab as lab_module
-from hand import MIB, PAGE, Engine, answer_source, memfd, migrate_by_hand
+from hand import MIB, PAGE, Engine, answer_source, engine_of_nobody, memfd, migrate_by_hand
 from lab import ENDED, PATIENT, LabTest, guest, lane_settings, migrate, wait_until
 from qmp import PATIENCE_S, QmpError
 
 HUGE = 2 * MIB
-NOBODY = 65534
 MEMLOCK = 8 * MIB
 REMOVAL_S = 20
 GONE_S = 4
@@ -48,19 +45,7 @@ def dead_wires(*rails):
 
 class Memlock(LabTest):
     def engine(self, name, memlock, end):
-        """An engine of user nobody, and the connection that acts as its VMM."""
-        folder = tempfile.mkdtemp(prefix="sluice-nobody-")
-        self.addCleanup(shutil.rmtree, folder)
-        os.chown(folder, NOBODY, NOBODY)
-        path = os.path.join(folder, "engine.sock")
-        binary = shutil.copy(lab_module.program("sluiced"), folder)  # nobody may read it there
-        arguments = ["prlimit", f"--memlock={memlock}:{memlock}", "setpriv", f"--reuid={NOBODY}",
-                     f"--regid={NOBODY}", "--clear-groups", "--inh-caps=-all", binary,
-                     "--listen", path, "--set", f"runtime-dir={folder}/run"]
-        for key, value in {**PATIENT, **lane_settings(end)}.items():
-            arguments += ["--set", f"{key}={value}"]
-        self.lab.start(name, arguments)
-        return self.lab.connect(path)
+        return engine_of_nobody(self, name, memlock, **PATIENT, **lane_settings(end))[0]
 
     def add(self, vmm, size):
         with memfd(size) as fd:
