@@ -134,6 +134,7 @@ struct sluice_source {
 	uint32_t hello_regions; /* that the hello named */
 	uint64_t heard_ns, pinged_ns;
 	uint64_t peer_rtt_ns; /* the quickest so far; 0: not measured yet */
+	uint32_t pongs; /* while lanes connect */
 	uint64_t peer_record_ns; /* what the target's record of the commit takes, as it said */
 	char peer_instance[SLUICE_SESSION_ID_BYTES]; /* from the welcome: who may resume */
 	uint32_t attempt; /* counts connections made to resume */

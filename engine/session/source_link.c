@@ -12,6 +12,7 @@
 
 #define PINGS_PER_TIMEOUT 4
 #define ALIVE_NS          (100 * SLUICE_NS_PER_MS) /* between two while pages move */
+#define SETUP_PONGS       8
 
 #define IN(state) (1u << SOURCE_##state)
 #define OURS \
@@ -145,8 +146,9 @@ static void on_ping(struct sluice_source *s, const json_t *message)
 
 /*
  * The round trip is part of the predicted downtime, in which lanes have nothing under way: so it is
- * measured before the first of them sends, and whenever a dirty sync is asked: at the latest before
- * the last one they have sent all there is. The number that comes back is when the ping was sent: several may be under way at once.
+ * measured a few times while they connect, and whenever a dirty sync is asked: at the latest before
+ * the last one they have sent all there is. The number that comes back is when the ping was sent:
+ * several may be under way at once.
  */
 void source_ping(struct sluice_source *s)
 {
@@ -163,6 +165,8 @@ static void on_pong(struct sluice_source *s, const json_t *message)
 
 	if (sent_ns < now_ns && (s->peer_rtt_ns == 0 || now_ns - sent_ns < s->peer_rtt_ns))
 		s->peer_rtt_ns = now_ns - sent_ns;
+	if (s->state == SOURCE_SETUP && ++s->pongs < SETUP_PONGS)
+		source_ping(s);
 }
 
 void sluice_source_peer_message(struct sluice_source *s, const json_t *message)

@@ -112,10 +112,12 @@ void source_on_welcome(struct sluice_source *s, const json_t *message)
 		r = make_outbox(s, message);
 	if (r == 0)
 		r = source_choose_rails(s, message);
-	if (r < 0)
+	if (r < 0) {
 		source_fail(s, &s->error);
-	else
-		source_open_lanes(s);
+		return;
+	}
+	source_open_lanes(s);
+	source_ping(s);
 }
 
 uint64_t sluice_source_peer_page_bytes(const struct sluice_source *s, uint32_t region)

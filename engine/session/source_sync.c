@@ -84,7 +84,6 @@ static void activate(struct sluice_source *s)
 		if (source_region_moves(s, i))
 			source_mark_region(s, i);
 	s->pages_first = __atomic_load_n(&s->ledger->pages_marked, __ATOMIC_RELAXED);
-	source_ping(s);
 	s->active_ns = now_ns;
 	start_interval(s, now_ns);
 	s->next_sync_ns = now_ns + s->conf.policy.sync_interval_ns;
