@@ -97,6 +97,7 @@ int sluice_lane_set_open(struct sluice_lane_set *set, uint32_t lane, uint32_t pa
 			"workers");
 	}
 	slot->epoch = opts.epoch;
+	slot->astray = false;
 	slot->pair = pair;
 	slot->standing = SLUICE_LANE_CONNECTING;
 	return 0;
@@ -125,8 +126,8 @@ void sluice_lane_set_close(struct sluice_lane_set *set, uint32_t lane)
 	if (slot->lane == NULL)
 		return;
 	sluice_crew_remove(set->crew, slot->lane);
-	if (set->role == SLUICE_ROLE_TARGET)
-		sluice_lane_fence(slot->lane);
+	if (set->role == SLUICE_ROLE_TARGET && !sluice_lane_fence(slot->lane))
+		slot->astray = true;
 	join_counters(&slot->past, sluice_lane_counters(slot->lane));
 	conn = sluice_lane_conn_stats(slot->lane);
 	add_conn_stats(&slot->past_conn, conn);
