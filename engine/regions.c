@@ -165,10 +165,12 @@ void sluice_engine_region_gone(void *ctx, uint32_t slot)
 {
 	struct sluice_engine *engine = ctx;
 	struct sluice_region *region = engine->slots[slot];
+	char id[SLUICE_REGION_ID_BYTES];
 
-	sluice_server_event(engine->server, "MEMORY_REMOVED", json_pack("{s:s}", "id", region->id));
+	memcpy(id, region->id, sizeof(id));
 	clear_slot(engine, slot);
 	forget(engine, region);
+	sluice_server_event(engine->server, "MEMORY_REMOVED", json_pack("{s:s}", "id", id));
 }
 
 /* From the session that runs. 1: it ends in sluice_engine_region_gone(). */
