@@ -57,8 +57,7 @@ static bool leaves(const struct sluice_engine *engine, const struct sluice_regio
 	uint32_t slot = sluice_engine_slot_of(engine, region);
 
 	return sluice_engine_is_busy(engine) && engine->source != NULL &&
-	       slot < SLUICE_REGIONS_MAX &&
-	       strcmp(sluice_source_region_standing(engine->source, slot), "leaving") == 0;
+	       slot < SLUICE_REGIONS_MAX && sluice_source_region_leaves(engine->source, slot);
 }
 
 /* ---- memory-add ---- */

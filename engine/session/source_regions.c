@@ -354,6 +354,13 @@ void source_regions_destroy(struct sluice_source *s)
 		json_decref(s->region_states[i].answer);
 }
 
+bool sluice_source_region_leaves(const struct sluice_source *s, uint32_t region)
+{
+	enum source_region_standing standing = s->region_states[region].standing;
+
+	return standing == REGION_LEAVING || standing == REGION_TOLD || standing == REGION_GONE;
+}
+
 const char *sluice_source_region_standing(const struct sluice_source *s, uint32_t region)
 {
 	const struct source_region *state = &s->region_states[region];
