@@ -75,7 +75,7 @@ int sluice_source_may_change(
 void sluice_source_region_add(struct sluice_source *s, uint32_t region)
 {
 	SLUICE_ASSERT(s->state <= SOURCE_ACTIVE && region == s->conf.region_count);
-	SLUICE_ASSERT(region < SLUICE_LEDGER_REGIONS_MAX);
+	SLUICE_ASSERT(region < SLUICE_REGIONS_MAX);
 	s->conf.region_count++;
 	s->region_states[region] =
 		(struct source_region){.standing = REGION_WAITING, .since_ns = source_now(s)};
