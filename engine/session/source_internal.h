@@ -3,8 +3,9 @@
  * source_internal.h: what the files of a source share: source.c (states, time), source_link.c (the
  * peer link), source_pause.c (paused, resumed, given up), source_setup.c (from hello to the first
  * page), source_rails.c (which transport, which pairs of rails, which lane over which),
- * source_lanes.c (lanes lost, fenced, opened again), source_sync.c (dirty syncs, the policy), source_switchover.c (from the stopped guest to
- * the decision), source_report.c (what it tells).
+ * source_lanes.c (lanes lost, fenced, opened again), source_regions.c (regions added and removed),
+ * source_sync.c (dirty syncs, the policy), source_switchover.c (from the stopped guest to the
+ * decision), source_report.c (what it tells).
  */
 #ifndef SLUICE_ENGINE_SOURCE_INTERNAL_H
 #define SLUICE_ENGINE_SOURCE_INTERNAL_H

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * target_internal.h: what the files of a target share: target.c (states, time), target_link.c (the
- * peer link and the decision), target_setup.c (hello and welcome), target_lanes.c (lanes heard and
- * fenced), target_devices.c (devices, until prepared).
+ * peer link and the decision), target_setup.c (hello and welcome), target_rails.c (which rails the
+ * source is told, with their keys), target_regions.c (which of our regions each of the source's is),
+ * target_lanes.c (lanes heard and fenced), target_resume.c (a source that vanished and came back),
+ * target_devices.c (devices, until prepared).
  */
 #ifndef SLUICE_ENGINE_TARGET_INTERNAL_H
 #define SLUICE_ENGINE_TARGET_INTERNAL_H
