@@ -60,12 +60,12 @@ static int ready(struct sluice_engine *engine, struct sluice_error *err)
 }
 
 /* The rail's own word, or the operator's, counts first; a NIC that has its address comes second. */
-static void describe_rail(const struct sluice_engine *engine, uint32_t index, struct wishes *wishes)
+static void describe_rail(
+	const struct sluice_engine *engine, uint32_t index, struct sluice_plan_rail *rail)
 {
 	const struct sluice_engine_rail *own = &engine->rails.list[index];
 	const struct sluice_topology *topology = engine->placing->topology;
 	const struct sluice_topology_nic *nic = sluice_topology_nic_of(topology, own->name);
-	struct sluice_plan_rail *rail = &wishes->conf.rails[wishes->conf.rail_count];
 
 	*rail = (struct sluice_plan_rail){.link_bytes_per_s = own->limits.link_bytes_per_s};
 	snprintf(rail->name, sizeof(rail->name), "%.*s", (int)sizeof(rail->name) - 1, own->name);
@@ -75,7 +75,6 @@ static void describe_rail(const struct sluice_engine *engine, uint32_t index, st
 		rail->nodes = nic->nodes;
 	if (rail->link_bytes_per_s == 0 && nic != NULL)
 		rail->link_bytes_per_s = nic->link_bytes_per_s;
-	wishes->rail_of[wishes->conf.rail_count++] = index;
 }
 
 /* Lanes of a session use the rails of one transport; NULL: the preferred one that there is. */
@@ -89,7 +88,8 @@ static void describe_rails(const struct sluice_engine *engine,
 		if (rail->rail == NULL || (transport != NULL && rail->transport != transport))
 			continue;
 		transport = rail->transport;
-		describe_rail(engine, i, wishes);
+		describe_rail(engine, i, &wishes->conf.rails[wishes->conf.rail_count]);
+		wishes->rail_of[wishes->conf.rail_count++] = i;
 	}
 	SLUICE_ASSERT(wishes->conf.rail_count > 0);
 }
@@ -239,6 +239,17 @@ void sluice_placing_rails(
 		ret_rails[lane] = placing->wishes.rail_of[placing->plan.lanes[lane].rail];
 }
 
+uint64_t sluice_placing_rail_nodes(const struct sluice_engine *engine, uint32_t rail)
+{
+	const struct sluice_placing *placing = engine->placing;
+	struct sluice_plan_rail described;
+
+	if (placing == NULL)
+		return 0;
+	describe_rail(engine, rail, &described);
+	return by_number(placing->topology, described.nodes);
+}
+
 uint64_t sluice_placing_bitmap_nodes(const struct sluice_engine *engine)
 {
 	return by_number(engine->placing->topology, engine->placing->plan.bitmap_nodes);
@@ -326,13 +337,15 @@ static void add_worker(struct sluice_engine *engine, uint32_t index, json_t *wor
 			json_string(sluice_cpus_format(&cpus, text, sizeof(text))));
 }
 
-/* Which rail a lane comes by, a target learns from the source. */
+/* A source that lost a rail, and every target, have lanes on other rails or workers than planned. */
 static void add_lane(const struct sluice_engine *engine, const struct sluice_lane_set *lanes,
 	uint32_t lane, json_t *entry)
 {
 	const struct sluice_lane_slot *slot = &lanes->slots[lane];
 	uint32_t rail = lanes->pairs[slot->pair].ours;
 
+	json_object_set_new(entry, "worker",
+		json_integer((json_int_t)sluice_crew_worker_of(engine->crew, slot->lane)));
 	json_object_set_new(
 		entry, "memory-nodes", nodes_json(sluice_lane_memory_nodes(slot->lane)));
 	json_object_set_new(entry, "rail", json_string(engine->rails.list[rail].name));

@@ -29,6 +29,8 @@ uint32_t sluice_placing_lanes(const struct sluice_engine *engine); /* of that pl
 /* The rail of each of these lanes, when they use the rails of @transport. */
 void sluice_placing_rails(struct sluice_engine *engine, const struct sluice_transport *transport,
 	uint32_t *ret_rails);
+/* NUMA nodes near to a rail of the engine, by number; 0: none is nearer, or there is no plan yet. */
+uint64_t sluice_placing_rail_nodes(const struct sluice_engine *engine, uint32_t rail);
 /* Where the session's own memory belongs, for sluice_node_prefer(). */
 uint64_t sluice_placing_bitmap_nodes(const struct sluice_engine *engine);
 uint64_t sluice_placing_staging_nodes(const struct sluice_engine *engine);

@@ -707,6 +707,7 @@ uint32_t sluice_rails_for_session(const struct sluice_engine *engine,
 			.name = rail->name,
 			.address = rail->address,
 			.subnet = subnet_of(rail->name),
+			.nodes = sluice_placing_rail_nodes(engine, i),
 			.staging = rail->staging};
 	}
 	return engine->rails.count;

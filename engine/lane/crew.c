@@ -370,6 +370,33 @@ struct sluice_crew_lane sluice_crew_lane(const struct sluice_crew *crew, uint32_
 	return (struct sluice_crew_lane){.worker = SLUICE_CREW_ANY, .node = -1};
 }
 
+struct sluice_crew_lane sluice_crew_lane_near(
+	const struct sluice_crew *crew, uint32_t lane, uint64_t nodes)
+{
+	const struct sluice_crew_lane *best = NULL;
+	uint32_t count = crew->opts.lane_count, best_lanes = 0;
+	bool best_near = false;
+
+	if (nodes == 0 || lane >= count || crew->worker_count == 0)
+		return sluice_crew_lane(crew, lane);
+	/* Every worker has planned lanes, so this comes by all of them; first by this lane's. */
+	for (uint32_t i = 0; i < count; i++) {
+		const struct sluice_crew_lane *place = &crew->lanes[(lane + i) % count];
+		uint32_t lanes = crew->workers[place->worker].wanted_count;
+		bool near = place->node >= 0 && (nodes >> place->node & 1);
+
+		if (lanes * crew->worker_count >= count)
+			continue; /* has its share */
+		if (best == NULL || (near && !best_near) ||
+			(near == best_near && lanes < best_lanes)) {
+			best = place;
+			best_lanes = lanes;
+			best_near = near;
+		}
+	}
+	return best != NULL ? *best : crew->lanes[lane];
+}
+
 int sluice_crew_add(struct sluice_crew *crew, struct sluice_lane *lane, uint32_t worker)
 {
 	struct worker *best = &crew->workers[worker == SLUICE_CREW_ANY ? 0 : worker];
@@ -394,6 +421,14 @@ uint32_t sluice_crew_worker_of(const struct sluice_crew *crew, const struct slui
 			if (crew->workers[i].wanted[n] == lane)
 				return i;
 	return SLUICE_CREW_ANY;
+}
+
+int sluice_crew_node_of(const struct sluice_crew *crew, uint32_t worker)
+{
+	for (uint32_t i = 0; i < crew->opts.lane_count; i++)
+		if (crew->lanes[i].worker == worker)
+			return crew->lanes[i].node;
+	return -1;
 }
 
 static bool worker_remove(struct worker *w, struct sluice_lane *lane)

@@ -58,11 +58,20 @@ void sluice_crew_destroy(struct sluice_crew *crew);
 
 /* Where the plan puts a lane of the session; anywhere when there is none. */
 struct sluice_crew_lane sluice_crew_lane(const struct sluice_crew *crew, uint32_t lane);
+/*
+ * The same for a lane whose rail somebody else has chosen, a target's: beside a planned lane on
+ * one of @nodes (by the kernel's number; 0: as planned) whose worker has fewer lanes than its
+ * share, else where there are fewest.
+ */
+struct sluice_crew_lane sluice_crew_lane_near(
+	const struct sluice_crew *crew, uint32_t lane, uint64_t nodes);
 /* Give a lane to a worker, or with SLUICE_CREW_ANY to the one with the fewest lanes. -ENOSPC when
    it is full. */
 int sluice_crew_add(struct sluice_crew *crew, struct sluice_lane *lane, uint32_t worker);
 /* Who steps it, or SLUICE_CREW_ANY: nobody. */
 uint32_t sluice_crew_worker_of(const struct sluice_crew *crew, const struct sluice_lane *lane);
+/* The node that its lanes are planned for, by the kernel's number; -1: none. */
+int sluice_crew_node_of(const struct sluice_crew *crew, uint32_t worker);
 /* Returns when no worker steps the lane any more. A lane that was never added is fine. */
 void sluice_crew_remove(struct sluice_crew *crew, struct sluice_lane *lane);
 /* The same for all lanes of all workers, in one wait. */

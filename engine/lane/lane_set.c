@@ -62,7 +62,11 @@ int sluice_lane_set_open(struct sluice_lane_set *set, uint32_t lane, uint32_t pa
 		.peer_address = set->pairs[pair].peer_address,
 		.deadline_ns = deadline_ns,
 	};
-	struct sluice_crew_lane place = sluice_crew_lane(set->crew, lane);
+	/* A source has chosen the rail by where the lane is, a target's was chosen for it. */
+	struct sluice_crew_lane place =
+		set->role == SLUICE_ROLE_SOURCE
+			? sluice_crew_lane(set->crew, lane)
+			: sluice_crew_lane_near(set->crew, lane, set->pairs[pair].nodes);
 	struct sluice_lane_conf conf = {
 		.pair = &set->pairs[pair],
 		.lane = lane,

@@ -31,6 +31,7 @@ struct sluice_rail_pair {
 	struct sluice_rail *rail; /* ours */
 	struct sluice_rail_limits limits; /* of ours */
 	uint32_t ours; /* its index in the session's rails */
+	uint64_t nodes; /* NUMA nodes near to ours, by number; 0: none is nearer than another */
 	/* The rest at a source only: a target's lanes are written to. */
 	uint32_t theirs; /* the number of the peer's rail */
 	const char *why; /* these two */

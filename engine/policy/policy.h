@@ -67,8 +67,14 @@ struct sluice_decision_out {
 	uint64_t next_sync_ns; /* from now */
 };
 
+/* All phases together, nanoseconds. Pure. */
 uint64_t sluice_downtime_sum(const struct sluice_downtime *downtime);
 
+/*
+ * One decision, after each dirty sync: switch over or go on, how long, how much slower the guest.
+ * @state: zeros at first, then what the last call left; one call per @measure. Pure: no clock, no
+ * allocation, so that the simulation and a table of cases can drive it.
+ */
 void sluice_policy_decide(const struct sluice_policy_conf *conf,
 	const struct sluice_measure *measure, struct sluice_policy_state *state,
 	struct sluice_decision_out *ret_decision);

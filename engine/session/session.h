@@ -53,6 +53,7 @@ struct sluice_session_rail {
 	const char *name; /* as the operator knows it */
 	const char *address; /* target: what peers connect to; "": it does not listen */
 	struct sluice_subnet subnet; /* that it is in */
+	uint64_t nodes; /* NUMA nodes near to it, by number; 0: none is nearer than another */
 	struct sluice_mem *staging; /* target: the inbox's pool, registered with it */
 };
 

@@ -131,8 +131,10 @@ int sluice_target_create(const struct sluice_session_conf *conf,
 	for (uint32_t i = 0; i < conf->rail_count; i++) {
 		const struct sluice_session_rail *rail = &conf->rails[i];
 
-		t->pairs[i] = (struct sluice_rail_pair){
-			.transport = rail->transport, .rail = rail->rail, .ours = i};
+		t->pairs[i] = (struct sluice_rail_pair){.transport = rail->transport,
+			.rail = rail->rail,
+			.ours = i,
+			.nodes = rail->nodes};
 		if (rail->rail != NULL)
 			rail->transport->rail_limits(rail->rail, &t->pairs[i].limits);
 	}

@@ -211,7 +211,9 @@ struct sluice_transport {
 	   NULL: cannot tell. */
 	int (*probe)(const void *conf, struct sluice_rail_info *rails, uint32_t max,
 		struct sluice_error *err);
-	/* Bind a rail. @address: text from the user, transport-specific, "" for the default. */
+	/* Bind a rail. @address: text from the user, transport-specific, "" for the default. The rail
+	   is the caller's until rail_close; @conf may go. 0, or -errno with a reason: -EINVAL for
+	   what is no address, -EADDRNOTAVAIL or -ENODEV for one that this host has not. */
 	int (*rail_open)(const void *conf, const char *address, struct sluice_rail **ret_rail,
 		struct sluice_error *err);
 	/* Whether what goes to @address (as given to rail_open, or by a peer) stays on this host.
@@ -232,6 +234,13 @@ struct sluice_transport {
 	int (*rail_fd)(struct sluice_rail *rail); /* -1: none */
 	const struct sluice_rail_stats *(*rail_stats)(const struct sluice_rail *rail);
 
+	/*
+	 * Make memory usable by the rail's lanes. @access: enum sluice_access. The memory stays the
+	 * caller's, mapped and backed until mem_unregister. 0, or -errno with a reason: -ENOMEM when
+	 * it may not be locked, -EINVAL for an empty or misaligned span, -ENOSPC beyond 64 regions
+	 * and a staging area. A rail whose NIC is removed takes memory as well, without registering
+	 * it: it does that when the NIC is back.
+	 */
 	int (*mem_register)(struct sluice_rail *rail, const struct sluice_span *span,
 		uint32_t access, struct sluice_mem **ret_mem, struct sluice_error *err);
 	void (*mem_unregister)(struct sluice_mem *mem);
@@ -242,8 +251,13 @@ struct sluice_transport {
 	   rail holds no pages; never NULL with SLUICE_CAP_REGISTERS_MEMORY. */
 	int (*mem_discarded)(struct sluice_mem *mem, uint64_t offset, uint64_t len_bytes,
 		struct sluice_error *err);
-	/* Bytes that the peer imports; returns their count, at most SLUICE_KEY_BYTES_MAX. */
+	/* Bytes that the peer imports; returns their count, at most SLUICE_KEY_BYTES_MAX, or -ENOBUFS.
+	   They hold until rail_stats counts another return of the NIC. */
 	int (*mem_export)(const struct sluice_mem *mem, uint8_t *key, size_t key_bytes_max);
+	/* What a peer's mem_export gave: where WRITE and ZERO of this rail's lanes may go. @key comes
+	   from a peer: -EPROTO for bytes that are no key of this transport, -EPROTONOSUPPORT for
+	   one of another version. Freed by mem_forget, when no operation that names it is in
+	   flight. */
 	int (*mem_import)(struct sluice_rail *rail, const uint8_t *key, size_t key_bytes,
 		struct sluice_remote **ret_remote, struct sluice_error *err);
 	void (*mem_forget)(struct sluice_remote *remote);

@@ -137,6 +137,48 @@ static void test_lanes_go_to_their_workers(void)
 	sluice_crew_destroy(crew);
 }
 
+/* A source chose the rails: a target's lanes go near to them, as long as no worker has too many. */
+static void test_a_targets_lanes_go_near_their_rail(void)
+{
+	static const struct sluice_crew_lane places[] = {{.worker = 0, .node = 0},
+		{.worker = 1, .node = 1}, {.worker = 0, .node = 0}, {.worker = 1, .node = 1}};
+	struct sluice_crew_opts opts = {.workers = 2, .lanes = places, .lane_count = 4};
+	static const struct {
+		uint64_t nodes[4]; /* of each lane's rail */
+		uint32_t workers[4];
+	} cases[] = {
+		{{0, 0, 0, 0}, {0, 1, 0, 1}},
+		{{1 << 1, 1 << 0, 1 << 1, 1 << 0}, {1, 0, 1, 0}},
+		{{1 << 1, 1 << 1, 1 << 1, 1 << 1}, {1, 1, 0, 0}},
+		{{1 << 5, 1 << 5, 1 << 5, 1 << 5}, {0, 1, 0, 1}},
+		{{3, 3, 3, 3}, {0, 1, 0, 1}},
+	};
+	struct sluice_lane_work work = {.wake = wake};
+	struct sluice_rail_pair near;
+	struct sluice_lane_set set;
+	struct sluice_crew *crew;
+
+	for (size_t i = 0; i < SLUICE_ARRAY_LEN(cases); i++) {
+		CU_ASSERT_EQUAL_FATAL(sluice_crew_create(&opts, &crew), 0);
+		set = make_set(crew, &work);
+		set.role = SLUICE_ROLE_TARGET;
+		near = set.pairs[0];
+		set.pairs = &near;
+		for (uint32_t lane = 0; lane < 4; lane++) {
+			near.nodes = cases[i].nodes[lane];
+			CU_ASSERT_EQUAL(sluice_lane_set_open(&set, lane, 0,
+						&(struct sluice_ticket){{(uint8_t)(1 + lane)}},
+						SLUICE_NEVER, NULL),
+				0);
+			CU_ASSERT_EQUAL(sluice_crew_worker_of(crew, set.slots[lane].lane),
+				cases[i].workers[lane]);
+		}
+		CU_ASSERT_EQUAL(sluice_crew_node_of(crew, 1), 1);
+		sluice_lane_set_close_all(&set);
+		sluice_crew_destroy(crew);
+	}
+}
+
 /* The nodes of this machine that have memory, by number. */
 static uint64_t memory_nodes(void)
 {
@@ -371,6 +413,7 @@ int main(void)
 	static const struct unit_test tests[] = {
 		{"workers stay on their CPUs", test_workers_stay_on_their_cpus},
 		{"lanes go to their workers", test_lanes_go_to_their_workers},
+		{"a target's lanes go near their rail", test_a_targets_lanes_go_near_their_rail},
 		{"memory goes to its node", test_memory_goes_to_its_node},
 		{"chunks are found, and holes stay holes",
 			test_chunks_are_found_and_holes_stay_holes},
