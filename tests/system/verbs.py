@@ -21,6 +21,7 @@ from qmp import PATIENCE_S, QmpError
 
 HUGE = 2 * MIB
 MEMLOCK = 8 * MIB
+LARGE = 320 * MIB  # more than the spare part of a memlock limit
 REMOVAL_S = 20
 GONE_S = 4
 
@@ -44,13 +45,21 @@ def dead_wires(*rails):
 
 
 class Memlock(LabTest):
-    def engine(self, name, memlock, end):
-        return engine_of_nobody(self, name, memlock, **PATIENT, **lane_settings(end))[0]
+    def engine(self, name, memlock, end, **settings):
+        return engine_of_nobody(self, name, memlock, **PATIENT, **lane_settings(end), **settings)[0]
 
     def add(self, vmm, size):
         with memfd(size) as fd:
             vmm.command("getfd", fd=fd, fdname="ram")
             vmm.command("memory-add", id="ram", fdname="ram", size=size, gpa=0)
+
+    def named(self, refusal):
+        """The limit that a refusal names, in bytes."""
+        named = re.search(r"limit to (\d+) KiB|ulimit -l (\d+)", str(refusal))
+        self.assertIsNotNone(named, refusal)
+        needed = int(named.group(1) or named.group(2)) * 1024
+        self.assertGreater(needed, MEMLOCK)
+        return needed
 
     def test_the_number_that_it_names(self):
         """Too little, and the number in the refusal is enough: for a migration, too."""
@@ -61,10 +70,7 @@ class Memlock(LabTest):
             self.add(low, size)
         text = str(caught.exception)
         print(f"  {text}\n  preflight: {check}", flush=True)
-        named = re.search(r"limit to (\d+) KiB|ulimit -l (\d+)", text)
-        self.assertIsNotNone(named, text)
-        needed = int(named.group(1) or named.group(2)) * 1024
-        self.assertGreater(needed, MEMLOCK)
+        needed = self.named(text)
         source, target = (self.engine(f"enough-{end}", needed, end) for end in range(2))
         for vmm in (source, target):
             self.add(vmm, size)
@@ -73,6 +79,22 @@ class Memlock(LabTest):
         source.command("feed-add", region="ram", type="bitmap", fdname="dirty")
         source.command("migrate", uri=target.command("migrate-incoming", uri="tcp:127.0.0.1:0")["uri"])
         answer_source(types.SimpleNamespace(name="source", vmm=source), until="SWITCHOVER_READY")
+
+    def test_discards_at_the_limit(self):
+        """All of the memory, in small pieces and in one; more than what is spare beside the guest."""
+        for pieces in ("2M", "512M"):
+            settings = {"rdma.registration-size": pieces}
+            vmm = self.engine(f"low-{pieces}", MEMLOCK, 0, **settings)
+            with self.assertRaises(QmpError) as caught:
+                self.add(vmm, LARGE)
+            needed = self.named(caught.exception)
+            vmm = self.engine(f"enough-{pieces}", needed, 0, **settings)
+            self.add(vmm, LARGE)
+            for offset, size in ((0, PAGE), (0, LARGE)):
+                vmm.command("memory-discard", id="ram", offset=offset, size=size)
+            check = {c["name"]: c for c in vmm.command("preflight")["checks"]}["memlock"]
+            print(f"  in pieces of {pieces}: {check}", flush=True)
+            self.assertEqual(check["result"], "ok")
 
 
 class Discards(LabTest):
