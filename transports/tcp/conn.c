@@ -181,7 +181,7 @@ out_free:
  * Nothing lands without this process reading the socket, and only poll reads it, which does
  * not run now (the contract) and finds no socket later.
  */
-void sluice_tcp_lane_fence(struct sluice_conn *conn)
+bool sluice_tcp_lane_fence(struct sluice_conn *conn)
 {
 	int fd = handover_close(conn);
 
@@ -190,6 +190,7 @@ void sluice_tcp_lane_fence(struct sluice_conn *conn)
 	sluice_tcp_conn_lose(conn, -ESHUTDOWN);
 	/* What the peer had acknowledged is not reported any more: the lane's state is gone. */
 	conn->tx.inflight_head = conn->tx.inflight_tail;
+	return true; /* nothing is acknowledged before it is stored */
 }
 
 void sluice_tcp_lane_close(struct sluice_conn *conn)

@@ -248,7 +248,7 @@ void sluice_tcp_conn_lose(struct sluice_conn *conn, int status);
 
 int sluice_tcp_lane_open(struct sluice_rail *rail, const struct sluice_lane_opts *opts,
 	struct sluice_conn **ret_conn, struct sluice_error *err);
-void sluice_tcp_lane_fence(struct sluice_conn *conn);
+bool sluice_tcp_lane_fence(struct sluice_conn *conn);
 void sluice_tcp_lane_close(struct sluice_conn *conn);
 const struct sluice_conn_stats *sluice_tcp_lane_stats(const struct sluice_conn *conn);
 uint32_t sluice_tcp_poll(
