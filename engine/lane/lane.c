@@ -6,7 +6,6 @@
 #include "engine/lane/lane.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

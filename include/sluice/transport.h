@@ -80,8 +80,6 @@ struct sluice_rail_limits {
 	uint32_t send_bytes_max; /* longest SEND, at least SLUICE_SEND_BYTES_MAX */
 	uint64_t link_bytes_per_s; /* nominal; 0 when unknown */
 	int numa_node; /* -1 when unknown */
-	uint64_t lock_bytes_max; /* the most that it locks besides guest memory: its lanes' own
-				    buffers and queues, staging */
 };
 
 /* A rail that could be opened here: one address of one NIC, as the system tells it. */
@@ -241,6 +239,10 @@ struct sluice_transport {
 	 * and a staging area. A rail whose NIC is removed takes memory as well, without registering
 	 * it: it does that when the NIC is back.
 	 */
+	/* The most that it locks (RLIMIT_MEMLOCK, bytes) with @guest_bytes of guest memory: that, what
+	   mem_discarded registers anew before it lets go of the old, staging, its lanes' own buffers
+	   and queues. NULL: nothing. */
+	uint64_t (*lock_bytes)(const struct sluice_rail *rail, uint64_t guest_bytes);
 	int (*mem_register)(struct sluice_rail *rail, const struct sluice_span *span,
 		uint32_t access, struct sluice_mem **ret_mem, struct sluice_error *err);
 	void (*mem_unregister)(struct sluice_mem *mem);

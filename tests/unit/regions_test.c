@@ -361,6 +361,8 @@ static void test_a_lost_lane_owns_it(void)
 	unplug(&pair, 1);
 	settle(&pair);
 	CU_ASSERT_STRING_EQUAL(sluice_source_region_standing(pair.source, 1), "leaving");
+	CU_ASSERT_TRUE(sluice_source_region_leaves(pair.source, 1));
+	CU_ASSERT_FALSE(sluice_source_region_leaves(pair.source, 0));
 	CU_ASSERT_STRING_EQUAL(pair.side[PAIR_TARGET].released, "");
 	sluice_ledger_reclaim(ledger_of(&pair), 77, false); /* fenced */
 	settle(&pair);

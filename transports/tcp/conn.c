@@ -125,6 +125,9 @@ static int open_source(
 	if (conn->fd < 0)
 		return sluice_fail(err, -errno, "tcp-lane", "cannot open a socket: %m");
 	sluice_tcp_socket_setup(conn->rail, conn->fd);
+	if (conn->rail->conf.send_buffer_bytes == 0 && sluice_inet_is_loopback(&conn->peer))
+		setsockopt(conn->fd, SOL_SOCKET, SO_SNDBUF, &(int){TCP_LOOPBACK_SEND_BYTES},
+			sizeof(int));
 	sluice_tcp_zerocopy_setup(conn);
 	conn->state = TCP_CONN_CONNECTING;
 	return bind_local(conn, err);

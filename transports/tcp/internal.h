@@ -40,7 +40,9 @@
 #define TCP_ZEROCOPY_REAPS_MAX   16u /* notifications of one poll */
 #define TCP_BOUNCE_BYTES         (256u << 10) /* payload with a checksum is copied here first */
 #define TCP_FAULT_BYTES          (64u << 10) /* the kernel's fault-around, see memory.c */
-#define TCP_ACK_BYTES            (1u << 20) /* placed without an acknowledgement, while more waits */
+/* What a lane within this host keeps in the kernel: more only leaves the cache before it is read. */
+#define TCP_LOOPBACK_SEND_BYTES (256 << 10)
+#define TCP_ACK_BYTES           (1u << 20) /* placed without an acknowledgement, while more waits */
 
 /* ---- rails and memory (rail.c, memory.c) ---- */
 
