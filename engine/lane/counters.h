@@ -11,22 +11,23 @@
 #include <stdint.h>
 
 /* X(name, help) */
-#define SLUICE_LANE_COUNTERS(X)                                                              \
-	X(bytes_placed, "payload bytes that reached the target's memory")                    \
-	X(bytes_resent, "payload bytes given up with a lost lane, to be sent again")         \
-	X(pages_given_up, "pages that a lost lane had in hand and not placed")               \
-	X(pages_sent, "pages written with their content")                                    \
-	X(pages_zero, "pages found zero: not sent, or zeroed at the target")                 \
-	X(pages_zeroed, "of these, pages the target was told to zero")                       \
-	X(extents, "WRITE and ZERO operations of guest memory")                              \
-	X(chunks, "times a chunk was taken")                                                 \
-	X(chunks_stolen, "of these, whose memory is on another node than the lane's worker") \
-	X(flushes, "FLUSH operations completed")                                             \
-	X(segments, "device segments sent")                                                  \
-	X(window_waits, "times the window ran out")                                          \
-	X(pace_waits, "times the bandwidth limit held it back")                              \
-	X(inflight_bytes_peak, "most payload bytes in flight at once")                       \
-	X(busy_ns, "time in steps that did something")                                       \
+#define SLUICE_LANE_COUNTERS(X)                                                                    \
+	X(bytes_placed, "payload bytes that reached the target's memory")                          \
+	X(bytes_resent, "payload bytes given up with a lost lane, to be sent again")               \
+	X(pages_given_up, "pages that a lost lane had in hand and not placed")                     \
+	X(chunks_astray, "chunks of a lost lane sent again as a whole: the target's NIC had died") \
+	X(pages_sent, "pages written with their content")                                          \
+	X(pages_zero, "pages found zero: not sent, or zeroed at the target")                       \
+	X(pages_zeroed, "of these, pages the target was told to zero")                             \
+	X(extents, "WRITE and ZERO operations of guest memory")                                    \
+	X(chunks, "times a chunk was taken")                                                       \
+	X(chunks_stolen, "of these, whose memory is on another node than the lane's worker")       \
+	X(flushes, "FLUSH operations completed")                                                   \
+	X(segments, "device segments sent")                                                        \
+	X(window_waits, "times the window ran out")                                                \
+	X(pace_waits, "times the bandwidth limit held it back")                                    \
+	X(inflight_bytes_peak, "most payload bytes in flight at once")                             \
+	X(busy_ns, "time in steps that did something")                                             \
 	X(idle_ns, "time in steps that found nothing to do, and asleep")
 
 struct sluice_lane_counters {

@@ -41,7 +41,13 @@ static uint32_t count_standing(const struct sluice_source *s, enum sluice_lane_s
 /* @astray: the target does not know whether all that was placed has landed. */
 static void reclaim(struct sluice_source *s, uint32_t lane, bool astray)
 {
-	sluice_ledger_reclaim(s->ledger, lane, astray && !SLUICE_PLANTED(TRUST_A_DEAD_NIC));
+	uint32_t chunks;
+
+	if (SLUICE_PLANTED(TRUST_A_DEAD_NIC))
+		astray = false;
+	chunks = sluice_ledger_reclaim(s->ledger, lane, astray);
+	if (astray)
+		SLUICE_COUNT_ADD(slot_of(s, lane)->past.chunks_astray, chunks);
 	sluice_outbox_reclaim(s->conf.outbox, lane);
 	source_wake_lanes(s);
 }

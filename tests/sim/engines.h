@@ -39,6 +39,7 @@
 	X(rail_deaths, "rails that died")                                                   \
 	X(nics_broken, "of these, with the target's NIC, and what it held")                 \
 	X(vanished, "placed writes that were lost with a NIC")                              \
+	X(chunks_astray, "chunks of lost lanes sent again for that as a whole")             \
 	X(rails_back, "rails that came back")                                               \
 	X(lanes_moved, "lanes that went over to another rail")                              \
 	X(late_landings, "writes of a dead lane that landed after the source knew")         \

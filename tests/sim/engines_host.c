@@ -339,6 +339,7 @@ static void check_lanes(struct engine *engine)
 		stats->window_waits += counters.window_waits;
 		stats->pace_waits += counters.pace_waits;
 		stats->chunks_stolen += counters.chunks_stolen;
+		stats->chunks_astray += counters.chunks_astray;
 		stats->pages_zeroed += counters.pages_zeroed;
 		stats->pages_skipped += counters.pages_zero - counters.pages_zeroed;
 	}

@@ -217,8 +217,10 @@ class Loss(LabTest):
         self.assertFalse(self.source.running(), "two guests run")
         pages = self.target.verify_against(self.source)
         self.target.check_alive()
-        print(f"  {result['lanes-lost']} lanes lost, {result['pauses']} pauses, {pages} pages "
-              "compared", flush=True)
+        astray = watch.command("query-stats")["chunks-astray"]
+        print(f"  {result['lanes-lost']} lanes lost, {result['pauses']} pauses, {astray} chunks "
+              f"astray, {pages} pages compared", flush=True)
+        self.assertEqual(astray, 0, "every device was there to be asked, or left in order")
         return result
 
     def test_the_only_rail_dies(self):

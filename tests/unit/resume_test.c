@@ -221,6 +221,10 @@ static void break_nic(struct pair *pair)
 
 static void whole_after_broken_nic(struct pair *pair)
 {
+	struct sluice_lane_counters counters;
+
+	sluice_lane_set_counters(sluice_source_lanes(pair->source), 0, &counters);
+	CU_ASSERT_TRUE(counters.chunks_astray > 0);
 	CU_ASSERT_EQUAL(sluice_source_lanes(pair->source)->slots[0].standing, SLUICE_LANE_CLOSED);
 	sluice_sim_rail_set_down(pair->side[PAIR_TARGET].rails[0].rail, false);
 	finish_whole(pair);
