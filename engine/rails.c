@@ -369,18 +369,27 @@ static bool registers(const struct sluice_engine_rail *rail)
 	return rail->rail != NULL && (rail->limits.caps & SLUICE_CAP_REGISTERS_MEMORY) != 0;
 }
 
+static uint64_t lock_bytes(const void *ctx, uint64_t guest_bytes)
+{
+	const struct sluice_rails *rails = ctx;
+	uint64_t bytes = 0;
+
+	for (uint32_t i = 0; i < rails->count; i++) {
+		const struct sluice_engine_rail *rail = &rails->list[i];
+
+		if (registers(rail) && rail->transport->lock_bytes != NULL)
+			bytes += rail->transport->lock_bytes(rail->rail, guest_bytes);
+	}
+	return bytes;
+}
+
 void sluice_rails_count_memory(struct sluice_engine *engine)
 {
 	engine->memory.rails = 0;
-	engine->memory.rails_own_bytes = 0;
-	for (uint32_t i = 0; i < engine->rails.count; i++) {
-		const struct sluice_engine_rail *rail = &engine->rails.list[i];
-
-		if (!registers(rail))
-			continue;
-		engine->memory.rails++;
-		engine->memory.rails_own_bytes += rail->limits.lock_bytes_max;
-	}
+	engine->memory.rails_lock_bytes = lock_bytes;
+	engine->memory.rails_ctx = &engine->rails;
+	for (uint32_t i = 0; i < engine->rails.count; i++)
+		engine->memory.rails += registers(&engine->rails.list[i]);
 }
 
 static void unregister(struct sluice_engine *engine, struct sluice_region *region, uint32_t rail)

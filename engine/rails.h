@@ -65,7 +65,7 @@ int sluice_rail_items_parse(const char *text, struct sluice_rail_item items[SLUI
 int sluice_rails_open(struct sluice_engine *engine, const struct sluice_settings *settings,
 	struct sluice_error *err);
 void sluice_rails_close(struct sluice_engine *engine); /* memory is no longer registered */
-/* Tell memory how many rails register it, and what else these lock. */
+/* Tell memory how many rails register it, and what these lock. */
 void sluice_rails_count_memory(struct sluice_engine *engine);
 
 /* Register a region with every rail, or with none. With `transport: auto` rails that cannot are

@@ -183,8 +183,9 @@ bool sluice_memory_may_lock_all(void)
 uint64_t sluice_memory_lock_bytes(const struct sluice_memory *memory, uint64_t guest_bytes)
 {
 	uint64_t locked = memory->pin == SLUICE_PIN_NONE ? 0 : guest_bytes;
-	uint64_t pinned =
-		memory->rails == 0 ? 0 : memory->rails * guest_bytes + memory->rails_own_bytes;
+	uint64_t pinned = memory->rails_lock_bytes == NULL
+				  ? 0
+				  : memory->rails_lock_bytes(memory->rails_ctx, guest_bytes);
 
 	return locked > pinned ? locked : pinned;
 }

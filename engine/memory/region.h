@@ -48,7 +48,9 @@ struct sluice_memory {
 	uint32_t next_wire_id;
 	enum sluice_pin pin;
 	uint32_t rails; /* that register guest memory: each pins it once more */
-	uint64_t rails_own_bytes; /* the most that these pin besides */
+	/* The most that these lock with so much guest memory; NULL: there are none. */
+	uint64_t (*rails_lock_bytes)(const void *rails_ctx, uint64_t guest_bytes);
+	const void *rails_ctx;
 	uint64_t pages_pinned; /* ever asked for: grows only when something is pinned anew */
 	uint64_t pin_ns; /* time spent pinning */
 };

@@ -81,8 +81,6 @@ struct sluice_rail_limits {
 	uint32_t send_bytes_max; /* longest SEND, at least SLUICE_SEND_BYTES_MAX */
 	uint64_t link_bytes_per_s; /* nominal; 0 when unknown */
 	int numa_node; /* -1 when unknown */
-	uint64_t lock_bytes_max; /* the most that it locks besides guest memory: its lanes' own
-				    buffers and queues, staging */
 };
 
 /* A rail that could be opened here: one address of one NIC, as the system tells it. */
@@ -242,6 +240,10 @@ struct sluice_transport {
 	 * and a staging area. A rail whose NIC is removed takes memory as well, without registering
 	 * it: it does that when the NIC is back.
 	 */
+	/* The most that it locks (RLIMIT_MEMLOCK, bytes) with @guest_bytes of guest memory: that, what
+	   mem_discarded registers anew before it lets go of the old, staging, its lanes' own buffers
+	   and queues. NULL: nothing. */
+	uint64_t (*lock_bytes)(const struct sluice_rail *rail, uint64_t guest_bytes);
 	int (*mem_register)(struct sluice_rail *rail, const struct sluice_span *span,
 		uint32_t access, struct sluice_mem **ret_mem, struct sluice_error *err);
 	void (*mem_unregister)(struct sluice_mem *mem);
@@ -272,10 +274,11 @@ struct sluice_transport {
 	/* Start a lane's connection; it goes on in poll. */
 	int (*lane_open)(struct sluice_rail *rail, const struct sluice_lane_opts *opts,
 		struct sluice_conn **ret_conn, struct sluice_error *err);
-	/* TARGET: after it returns, whatever was reported PLACED to the source has landed and is
-	   visible, and nothing else of this connection lands any more, whatever the source or
-	   the network still holds. Idempotent. */
-	void (*lane_fence)(struct sluice_conn *conn);
+	/* TARGET: after it returns nothing of this connection lands any more, whatever the source
+	   or the network still holds. True: whatever was reported PLACED to the source has landed
+	   and is visible. False: nobody can tell, as the device ended that had it; what was FLUSHED
+	   is there. Idempotent, also in its answer. */
+	bool (*lane_fence)(struct sluice_conn *conn);
 	void (*lane_close)(struct sluice_conn *conn); /* fences first where needed */
 	const struct sluice_conn_stats *(*lane_stats)(const struct sluice_conn *conn);
 	/* After LOST: what happened, in words that an operator can act on (which peer, in which

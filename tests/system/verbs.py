@@ -6,10 +6,12 @@ discarded under a registration, a wire that goes dead.
 Needs the two ends of a cable that scripts/rxe-setup makes; scripts/lab has them.
 """
 
+import collections
 import contextlib
 import mmap
 import os
 import re
+import socket
 import subprocess
 import time
 import types
@@ -21,8 +23,11 @@ from qmp import PATIENCE_S, QmpError
 
 HUGE = 2 * MIB
 MEMLOCK = 8 * MIB
+LARGE = 320 * MIB  # more than the spare part of a memlock limit
 REMOVAL_S = 20
 GONE_S = 4
+ETH_P_ALL = 3
+ROCE_V2_PORT = 4791
 
 
 def write_setting(path, value):
@@ -44,13 +49,21 @@ def dead_wires(*rails):
 
 
 class Memlock(LabTest):
-    def engine(self, name, memlock, end):
-        return engine_of_nobody(self, name, memlock, **PATIENT, **lane_settings(end))[0]
+    def engine(self, name, memlock, end, **settings):
+        return engine_of_nobody(self, name, memlock, **PATIENT, **lane_settings(end), **settings)[0]
 
     def add(self, vmm, size):
         with memfd(size) as fd:
             vmm.command("getfd", fd=fd, fdname="ram")
             vmm.command("memory-add", id="ram", fdname="ram", size=size, gpa=0)
+
+    def named(self, refusal):
+        """The limit that a refusal names, in bytes."""
+        named = re.search(r"limit to (\d+) KiB|ulimit -l (\d+)", str(refusal))
+        self.assertIsNotNone(named, refusal)
+        needed = int(named.group(1) or named.group(2)) * 1024
+        self.assertGreater(needed, MEMLOCK)
+        return needed
 
     def test_the_number_that_it_names(self):
         """Too little, and the number in the refusal is enough: for a migration, too."""
@@ -61,10 +74,7 @@ class Memlock(LabTest):
             self.add(low, size)
         text = str(caught.exception)
         print(f"  {text}\n  preflight: {check}", flush=True)
-        named = re.search(r"limit to (\d+) KiB|ulimit -l (\d+)", text)
-        self.assertIsNotNone(named, text)
-        needed = int(named.group(1) or named.group(2)) * 1024
-        self.assertGreater(needed, MEMLOCK)
+        needed = self.named(text)
         source, target = (self.engine(f"enough-{end}", needed, end) for end in range(2))
         for vmm in (source, target):
             self.add(vmm, size)
@@ -73,6 +83,22 @@ class Memlock(LabTest):
         source.command("feed-add", region="ram", type="bitmap", fdname="dirty")
         source.command("migrate", uri=target.command("migrate-incoming", uri="tcp:127.0.0.1:0")["uri"])
         answer_source(types.SimpleNamespace(name="source", vmm=source), until="SWITCHOVER_READY")
+
+    def test_discards_at_the_limit(self):
+        """All of the memory, in small pieces and in one; more than what is spare beside the guest."""
+        for pieces in ("2M", "512M"):
+            settings = {"rdma.registration-size": pieces}
+            vmm = self.engine(f"low-{pieces}", MEMLOCK, 0, **settings)
+            with self.assertRaises(QmpError) as caught:
+                self.add(vmm, LARGE)
+            needed = self.named(caught.exception)
+            vmm = self.engine(f"enough-{pieces}", needed, 0, **settings)
+            self.add(vmm, LARGE)
+            for offset, size in ((0, PAGE), (0, LARGE)):
+                vmm.command("memory-discard", id="ram", offset=offset, size=size)
+            check = {c["name"]: c for c in vmm.command("preflight")["checks"]}["memlock"]
+            print(f"  in pieces of {pieces}: {check}", flush=True)
+            self.assertEqual(check["result"], "ok")
 
 
 class Discards(LabTest):
@@ -96,6 +122,36 @@ class Discards(LabTest):
         migrate_by_hand(source, target)
         for offset, size in holes:
             self.assertNotEqual(target.regions["ram"][offset:offset + size], bytes(size))
+
+
+class Packets(LabTest):
+    """What is set for the packets is in them, both ways."""
+
+    def tos_of_packets(self, traffic_class):
+        """The second byte of the IPv4 headers of RoCE v2 packets that the cable carried."""
+        source, target = (Engine(self.lab, f"{name}{traffic_class}", **{"rdma.traffic-class": traffic_class})
+                          for name in ("source", "target"))
+        for engine in (source, target):
+            engine.add_memory("ram", MIB, fill=ord("x"))
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)) as wire:
+            wire.bind(("rail0a", 0))
+            wire.settimeout(1)
+            migrate_by_hand(source, target)
+            seen = collections.Counter()
+            with contextlib.suppress(socket.timeout):
+                while True:
+                    frame = wire.recv(128)
+                    is_roce = frame[12:14] == b"\x08\0" and frame[23] == socket.IPPROTO_UDP \
+                        and int.from_bytes(frame[36:38], "big") == ROCE_V2_PORT
+                    if is_roce:
+                        seen[socket.inet_ntoa(frame[26:30]), frame[15]] += 1
+        print(f"  traffic class {traffic_class}: {dict(seen)}", flush=True)
+        self.assertEqual({host for host, _ in seen}, {"10.77.0.1", "10.77.0.2"})
+        return {tos for _, tos in seen}
+
+    def test_traffic_class(self):
+        for traffic_class in (0, 104):
+            self.assertEqual(self.tos_of_packets(traffic_class), {traffic_class})
 
 
 class Loss(LabTest):

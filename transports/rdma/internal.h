@@ -19,6 +19,7 @@
 
 #include <sluice/transport.h>
 
+#include "base/clock.h"
 #include "base/inet.h"
 #include "transports/rdma/rdma.h"
 #include "transports/rdma/wire.h"
@@ -43,6 +44,7 @@
 #define RDMA_STEP_EVENTS_MAX   64 /* of one rail_step */
 #define RDMA_REGISTER_THREADS  8u
 #define RDMA_MEMLOCK_SPARE     (256ull << 20) /* beside a guest: staging and lanes */
+#define RDMA_DRAIN_WAIT_NS     (250 * SLUICE_NS_PER_MS) /* of one discard, for lanes, in all */
 #define RDMA_PRIVATE_BYTES_MAX 64u /* of an event, that we look at */
 
 /* ---- memory (memory.c) ---- */
@@ -121,6 +123,7 @@ void sluice_rdma_wait_for_workers(const struct sluice_rail *rail);
 void sluice_rdma_mem_release_all(struct sluice_rail *rail);
 /* It is back: fill them again. */
 int sluice_rdma_mem_renew_all(struct sluice_rail *rail);
+uint64_t sluice_rdma_lock_bytes(const struct sluice_rail *rail, uint64_t guest_bytes);
 int sluice_rdma_mem_register(struct sluice_rail *rail, const struct sluice_span *span,
 	uint32_t access, struct sluice_mem **ret_mem, struct sluice_error *err);
 void sluice_rdma_mem_unregister(struct sluice_mem *mem);
@@ -239,6 +242,7 @@ struct sluice_conn {
 	struct sluice_conn *next;
 	struct rdma_cm_id *id;
 	uint32_t qp_number;
+	bool unsure; /* the device did not say that what it had acknowledged is in memory */
 	bool accepting; /* TARGET: its connection is on its way */
 	bool disconnected;
 	uint64_t drain_request; /* retired pieces: what it had posted then */
@@ -262,7 +266,7 @@ struct rdma_news {
 
 int sluice_rdma_lane_open(struct sluice_rail *rail, const struct sluice_lane_opts *opts,
 	struct sluice_conn **ret_conn, struct sluice_error *err);
-void sluice_rdma_lane_fence(struct sluice_conn *conn);
+bool sluice_rdma_lane_fence(struct sluice_conn *conn);
 void sluice_rdma_lane_close(struct sluice_conn *conn);
 const struct sluice_conn_stats *sluice_rdma_lane_stats(const struct sluice_conn *conn);
 /* Let go of all that the kernel counts; idempotent. No worker uses it any more. */

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/assert.h"
@@ -170,16 +171,32 @@ static uint32_t log2_down(uint64_t value)
 }
 
 /* As the configuration says; longer where the keys would be too many. */
-static int choose_pieces(const struct sluice_rail *rail, uint64_t len_bytes, uint32_t *ret_shift,
-	struct sluice_error *err)
+static uint32_t piece_shift_for(const struct sluice_rail *rail, uint64_t len_bytes)
 {
-	uint64_t max_bytes = rail->device.max_mr_size;
 	uint32_t shift = log2_down(rail->conf.registration_bytes);
 
 	while (sluice_div_up(len_bytes, 1ull << shift) > RDMA_PIECES_MAX)
 		shift++;
-	while (shift > RDMA_PIECE_SHIFT_MIN && (1ull << shift) > max_bytes)
+	while (shift > RDMA_PIECE_SHIFT_MIN && (1ull << shift) > rail->device.max_mr_size)
 		shift--;
+	return shift;
+}
+
+/* One piece twice: a discard registers it anew first. Of one region, or of several: they have no
+   longer pieces than one of them all would. */
+uint64_t sluice_rdma_lock_bytes(const struct sluice_rail *rail, uint64_t guest_bytes)
+{
+	uint64_t piece = 1ull << piece_shift_for(rail, guest_bytes);
+
+	return guest_bytes + (piece < guest_bytes ? piece : guest_bytes) + RDMA_MEMLOCK_SPARE;
+}
+
+static int choose_pieces(const struct sluice_rail *rail, uint64_t len_bytes, uint32_t *ret_shift,
+	struct sluice_error *err)
+{
+	uint64_t max_bytes = rail->device.max_mr_size;
+	uint32_t shift = piece_shift_for(rail, len_bytes);
+
 	if (sluice_div_up(len_bytes, 1ull << shift) > RDMA_PIECES_MAX ||
 		(max_bytes < 1ull << shift && max_bytes < len_bytes))
 		return sluice_fail(err, -E2BIG, "rdma-memory",
@@ -371,8 +388,25 @@ int sluice_rdma_mem_renew_all(struct sluice_rail *rail)
 	return r;
 }
 
+/* Pieces that still wait for what lanes have under way count against the memlock limit. True: one
+   has gone. */
+static bool wait_for_lanes(struct sluice_rail *rail, uint64_t deadline_ns)
+{
+	const struct timespec pause = {.tv_nsec = SLUICE_NS_PER_MS};
+	const struct rdma_retired *draining = rail->draining, *retired = rail->retired;
+
+	while (rail->draining == draining && rail->retired == retired) {
+		if ((draining == NULL && retired == NULL) || sluice_now_ns() >= deadline_ns)
+			return false;
+		nanosleep(&pause, NULL);
+		sluice_rdma_mem_drain(rail);
+	}
+	return true;
+}
+
 /* The new registration first: a lane that runs finds a key that is good, at any time. */
-static int renew(struct sluice_mem *mem, uint32_t index, struct sluice_error *err)
+static int renew(
+	struct sluice_mem *mem, uint32_t index, uint64_t deadline_ns, struct sluice_error *err)
 {
 	struct rdma_retired *retired = malloc(sizeof(*retired));
 	struct ibv_mr *mr;
@@ -381,6 +415,8 @@ static int renew(struct sluice_mem *mem, uint32_t index, struct sluice_error *er
 	if (retired == NULL)
 		return sluice_fail(err, -ENOMEM, "rdma-memory", "out of memory");
 	r = piece_register(mem, index, &mr);
+	while (r == -ENOMEM && wait_for_lanes(mem->rail, deadline_ns))
+		r = piece_register(mem, index, &mr);
 	if (r < 0) {
 		free(retired);
 		return explain(mem, r, err);
@@ -398,7 +434,7 @@ static int renew(struct sluice_mem *mem, uint32_t index, struct sluice_error *er
 int sluice_rdma_mem_discarded(
 	struct sluice_mem *mem, uint64_t offset, uint64_t len_bytes, struct sluice_error *err)
 {
-	uint64_t start_ns = sluice_now_ns();
+	uint64_t start_ns = sluice_now_ns(), deadline_ns = start_ns + RDMA_DRAIN_WAIT_NS;
 	struct sluice_rail *rail = mem->rail;
 	uint32_t first, last;
 	int r = 0;
@@ -411,12 +447,13 @@ int sluice_rdma_mem_discarded(
 	first = (uint32_t)(offset >> mem->piece_shift);
 	last = (uint32_t)((offset + len_bytes - 1) >> mem->piece_shift);
 	for (uint32_t index = first; index <= last && r == 0; index++) {
-		r = renew(mem, index, err);
+		r = renew(mem, index, deadline_ns, err);
 		if (r == 0)
 			count_registrations(rail, 1, piece_bytes(mem, index), start_ns);
+		/* Now, and not when all are renewed: both count against the memlock limit. */
+		sluice_rdma_mem_drain(rail);
 		start_ns = sluice_now_ns();
 	}
-	sluice_rdma_mem_drain(rail);
 	return r;
 }
 

@@ -272,7 +272,6 @@ static void rail_limits(const struct sluice_rail *rail, struct sluice_rail_limit
 		.send_bytes_max = RDMA_SEND_BYTES_MAX,
 		.link_bytes_per_s = sluice_rdma_link_bytes_per_s(&rail->port),
 		.numa_node = rail->numa_node,
-		.lock_bytes_max = RDMA_MEMLOCK_SPARE,
 	};
 }
 
@@ -312,6 +311,7 @@ const struct sluice_transport sluice_transport_rdma = {
 	.rail_step = rail_step,
 	.rail_fd = rail_fd,
 	.rail_stats = rail_stats,
+	.lock_bytes = sluice_rdma_lock_bytes,
 	.mem_register = sluice_rdma_mem_register,
 	.mem_unregister = sluice_rdma_mem_unregister,
 	.mem_admit = sluice_rdma_mem_admit,
