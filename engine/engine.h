@@ -72,7 +72,7 @@ struct sluice_engine {
 	char last_refused[SLUICE_ERROR_TEXT_MAX];
 };
 
-/* engine.c: from settings to a rail; memory. @settings outlive the engine. */
+/* engine.c: its parts, their order of birth and death. @settings outlive the engine. */
 int sluice_engine_create(struct sluice_loop *loop, const struct sluice_settings *settings,
 	struct sluice_engine **ret_engine, struct sluice_error *err);
 void sluice_engine_destroy(struct sluice_engine *engine); /* NULL is allowed */

@@ -57,8 +57,7 @@ static bool leaves(const struct sluice_engine *engine, const struct sluice_regio
 	uint32_t slot = sluice_engine_slot_of(engine, region);
 
 	return sluice_engine_is_busy(engine) && engine->source != NULL &&
-	       slot < SLUICE_REGIONS_MAX &&
-	       strcmp(sluice_source_region_standing(engine->source, slot), "leaving") == 0;
+	       slot < SLUICE_REGIONS_MAX && sluice_source_region_leaves(engine->source, slot);
 }
 
 /* ---- memory-add ---- */
@@ -165,10 +164,12 @@ void sluice_engine_region_gone(void *ctx, uint32_t slot)
 {
 	struct sluice_engine *engine = ctx;
 	struct sluice_region *region = engine->slots[slot];
+	char id[SLUICE_REGION_ID_BYTES];
 
-	sluice_server_event(engine->server, "MEMORY_REMOVED", json_pack("{s:s}", "id", region->id));
+	memcpy(id, region->id, sizeof(id));
 	clear_slot(engine, slot);
 	forget(engine, region);
+	sluice_server_event(engine->server, "MEMORY_REMOVED", json_pack("{s:s}", "id", id));
 }
 
 /* From the session that runs. 1: it ends in sluice_engine_region_gone(). */

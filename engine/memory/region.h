@@ -16,7 +16,7 @@
 #include <sluice/error.h>
 #include <sluice/transport.h>
 
-#define SLUICE_REGIONS_MAX      64
+#define SLUICE_REGIONS_MAX      64 /* of a VM; of one migration, ever: see peer-link.json */
 #define SLUICE_REGION_ID_BYTES  64 /* with the final NUL */
 #define SLUICE_REGION_BYTES_MAX (64ull << 40) /* 64 TiB */
 

@@ -85,7 +85,7 @@ static void match_left(struct matching *m)
 {
 	uint32_t j = 0;
 
-	for (uint32_t i = 0; i < m->our_count; i++) {
+	for (uint32_t i = 0; i < m->our_count && m->count < SLUICE_RAILS_MAX; i++) {
 		if (m->our_uses[i] > 0)
 			continue;
 		while (j < m->their_count && m->their_uses[j] > 0)

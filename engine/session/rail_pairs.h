@@ -11,6 +11,8 @@
  *   3. Where no subnet tells anything, all go together by position, and the shorter list is
  *      repeated: every rail is used.
  *
+ * There are never more than SLUICE_RAILS_MAX pairs: what comes after that stays without lanes.
+ *
  * By order (the setting rail-pairs): as if rule 3 were the only one. So whoever knows better orders
  * the two lists.
  */

@@ -21,6 +21,7 @@
 #include <sluice/transport.h>
 
 #include "engine/device/announce.h"
+#include "engine/memory/region.h"
 #include "engine/peer/record.h"
 #include "engine/peer/ticket.h"
 #include "engine/policy/policy.h"

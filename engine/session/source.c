@@ -100,7 +100,7 @@ void source_fail_text(struct sluice_source *s, int code, const char *fmt, ...)
 int sluice_source_create(const struct sluice_session_conf *conf,
 	const struct sluice_session_env *env, struct sluice_source **ret_source)
 {
-	struct sluice_ledger_span spans[64];
+	struct sluice_ledger_span spans[SLUICE_REGIONS_MAX];
 	struct sluice_source *s = calloc(1, sizeof(*s));
 	int r;
 

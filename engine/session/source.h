@@ -59,7 +59,9 @@ void sluice_source_region_fed(struct sluice_source *source, uint32_t region);
 /* The VMM takes it back. Ends in the env's region_gone(), in a later call. -EBUSY, -EALREADY. */
 int sluice_source_region_remove(
 	struct sluice_source *source, uint32_t region, struct sluice_error *err);
-/* "moving", "leaving", or what it waits for. */
+/* The VMM takes it back, or has: until region_gone() no other region may have its id. */
+bool sluice_source_region_leaves(const struct sluice_source *source, uint32_t region);
+/* "moving", "leaving", or what it waits for; for people. */
 const char *sluice_source_region_standing(const struct sluice_source *source, uint32_t region);
 /* Stop lanes and peer link until sluice_source_recover(). */
 int sluice_source_pause(struct sluice_source *source, struct sluice_error *err);

@@ -3,8 +3,9 @@
  * source_internal.h: what the files of a source share: source.c (states, time), source_link.c (the
  * peer link), source_pause.c (paused, resumed, given up), source_setup.c (from hello to the first
  * page), source_rails.c (which transport, which pairs of rails, which lane over which),
- * source_lanes.c (lanes lost, fenced, opened again), source_sync.c (dirty syncs, the policy), source_switchover.c (from the stopped guest to
- * the decision), source_report.c (what it tells).
+ * source_lanes.c (lanes lost, fenced, opened again), source_regions.c (regions added and removed),
+ * source_sync.c (dirty syncs, the policy), source_switchover.c (from the stopped guest to the
+ * decision), source_report.c (what it tells).
  */
 #ifndef SLUICE_ENGINE_SOURCE_INTERNAL_H
 #define SLUICE_ENGINE_SOURCE_INTERNAL_H
@@ -83,6 +84,9 @@ struct source_peer_rail {
 	char address[SLUICE_ADDRESS_MAX]; /* where it is now */
 };
 
+_Static_assert(SLUICE_LEDGER_REGIONS_MAX == SLUICE_REGIONS_MAX,
+	"a region has the same number in the ledger as in messages");
+
 struct sluice_source {
 	struct sluice_session_conf conf;
 	struct sluice_session_env env;
@@ -91,8 +95,9 @@ struct sluice_source {
 
 	struct sluice_ledger *ledger;
 	struct sluice_lane_work work;
-	struct source_region region_states[64];
-	uint64_t peer_page_bytes[64]; /* of the backing at the target; 0: not known yet */
+	struct source_region region_states[SLUICE_REGIONS_MAX];
+	uint64_t peer_page_bytes
+		[SLUICE_REGIONS_MAX]; /* of the backing at the target; 0: not known yet */
 	struct sluice_lane_set lanes;
 
 	/* Rails, from the welcome on. The owned handles are the same as in the pairs. */
@@ -101,8 +106,8 @@ struct sluice_source {
 	char transport_why[512];
 	struct sluice_rail_pair pairs[SLUICE_RAILS_MAX];
 	uint32_t pair_count;
-	struct sluice_lane_region regions[SLUICE_RAILS_MAX][64]; /* by pair */
-	struct sluice_remote *remotes[SLUICE_RAILS_MAX][64]; /* owned; by pair */
+	struct sluice_lane_region regions[SLUICE_RAILS_MAX][SLUICE_REGIONS_MAX]; /* by pair */
+	struct sluice_remote *remotes[SLUICE_RAILS_MAX][SLUICE_REGIONS_MAX]; /* owned; by pair */
 	struct sluice_remote *stagings[SLUICE_RAILS_MAX]; /* owned; by pair */
 	struct sluice_mem *outbox_mems[SLUICE_RAILS_MAX]; /* owned; by rail of ours */
 	uint32_t lane_pairs[SLUICE_LANES_MAX]; /* that each lane is to go over */
@@ -218,8 +223,10 @@ void source_read_mailboxes(struct sluice_source *s);
 void source_lose_lanes(struct sluice_source *s);
 /* Those over a pair of rails whose keys are void. */
 void source_lose_lanes_over(struct sluice_source *s, uint32_t pair);
-void source_reclaim_lanes(
-	struct sluice_source *s); /* all are fenced: close them, open them again */
+/* All are fenced, says @resumed: close them, open them again. */
+void source_reclaim_lanes(struct sluice_source *s, const json_t *resumed);
+/* Whether a list of numbers in a message has this one. */
+bool source_is_listed(const json_t *numbers, uint32_t number);
 void source_step_lanes(struct sluice_source *s, uint64_t now_ns);
 uint64_t source_lanes_deadline_ns(const struct sluice_source *s);
 

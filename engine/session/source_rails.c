@@ -221,6 +221,8 @@ static int renew_pair(struct sluice_source *s, uint32_t index, const json_t *mes
 	int r;
 
 	source_lose_lanes_over(s, index);
+	if (sluice_source_is_over(s))
+		return 0; /* those were the last lanes that could be connected */
 	memcpy(pair->peer_address, s->peer_rails[pair->theirs].address, SLUICE_ADDRESS_MAX);
 	r = import_key(s, pair->rail, text_of(message, "staging-key"), &remote);
 	if (r < 0)

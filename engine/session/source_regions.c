@@ -75,7 +75,7 @@ int sluice_source_may_change(
 void sluice_source_region_add(struct sluice_source *s, uint32_t region)
 {
 	SLUICE_ASSERT(s->state <= SOURCE_ACTIVE && region == s->conf.region_count);
-	SLUICE_ASSERT(region < SLUICE_LEDGER_REGIONS_MAX);
+	SLUICE_ASSERT(region < SLUICE_REGIONS_MAX);
 	s->conf.region_count++;
 	s->region_states[region] =
 		(struct source_region){.standing = REGION_WAITING, .since_ns = source_now(s)};
@@ -352,6 +352,13 @@ void source_regions_destroy(struct sluice_source *s)
 {
 	for (uint32_t i = 0; i < s->conf.region_count; i++)
 		json_decref(s->region_states[i].answer);
+}
+
+bool sluice_source_region_leaves(const struct sluice_source *s, uint32_t region)
+{
+	enum source_region_standing standing = s->region_states[region].standing;
+
+	return standing == REGION_LEAVING || standing == REGION_TOLD || standing == REGION_GONE;
 }
 
 const char *sluice_source_region_standing(const struct sluice_source *s, uint32_t region)

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * target_internal.h: what the files of a target share: target.c (states, time), target_link.c (the
- * peer link and the decision), target_setup.c (hello and welcome), target_lanes.c (lanes heard and
- * fenced), target_devices.c (devices, until prepared).
+ * peer link and the decision), target_setup.c (hello and welcome), target_rails.c (which rails the
+ * source is told, with their keys), target_regions.c (which of our regions each of the source's is),
+ * target_lanes.c (lanes heard and fenced), target_resume.c (a source that vanished and came back),
+ * target_devices.c (devices, until prepared).
  */
 #ifndef SLUICE_ENGINE_TARGET_INTERNAL_H
 #define SLUICE_ENGINE_TARGET_INTERNAL_H
@@ -40,8 +42,6 @@ struct target_device {
 	bool loaded; /* the VMM accepted it */
 };
 
-#define WIRE_MAX 64u /* regions that the source may number */
-
 /* One of the source's regions, by the number that messages use. See target_regions.c. */
 enum target_wire_standing {
 	WIRE_NONE,
@@ -71,8 +71,9 @@ struct sluice_target {
 	uint32_t device_count;
 	uint8_t held_from[SLUICE_SLOTS_MAX]; /* 1 + the lane that brought it; 0: no credit is due */
 	uint32_t credits[SLUICE_SLOTS_MAX]; /* how often each slot was given back */
-	struct target_wire_region wire[WIRE_MAX];
-	uint64_t peer_page_bytes[64]; /* per region of ours, of the backing at the source */
+	struct target_wire_region wire[SLUICE_REGIONS_MAX]; /* by the source's number */
+	uint64_t peer_page_bytes
+		[SLUICE_REGIONS_MAX]; /* per region of ours, of the backing at the source */
 	bool link_up;
 	char link_reason[256]; /* why it is not */
 	char peer_instance[SLUICE_SESSION_ID_BYTES];

@@ -75,7 +75,7 @@ static json_t *keys_of(const struct sluice_target *t, uint32_t index)
 {
 	const struct sluice_session_rail *rail = &t->conf.rails[index];
 	json_t *keys = json_array();
-	uint32_t count = WIRE_MAX;
+	uint32_t count = SLUICE_REGIONS_MAX;
 
 	while (count > 0 && t->wire[count - 1].standing != WIRE_HERE)
 		count--;

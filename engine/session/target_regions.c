@@ -28,13 +28,13 @@ void target_regions_begin(struct sluice_target *t, const json_t *hello)
 	}
 }
 
-/* Which of the source's regions ours is; WIRE_MAX: none of them. */
+/* Which of the source's regions ours is; SLUICE_REGIONS_MAX: none of them. */
 static uint32_t wire_of(const struct sluice_target *t, uint32_t region)
 {
-	for (uint32_t n = 0; n < WIRE_MAX; n++)
+	for (uint32_t n = 0; n < SLUICE_REGIONS_MAX; n++)
 		if (t->wire[n].standing == WIRE_HERE && t->wire[n].region == region)
 			return n;
-	return WIRE_MAX;
+	return SLUICE_REGIONS_MAX;
 }
 
 static void say_cannot(struct sluice_target *t, uint32_t n, const char *error)
@@ -104,7 +104,7 @@ void target_on_region_add(struct sluice_target *t, const json_t *message)
 		return;
 	}
 	if (wire->standing != WIRE_NONE ||
-		(region < t->conf.region_count && wire_of(t, region) != WIRE_MAX)) {
+		(region < t->conf.region_count && wire_of(t, region) != SLUICE_REGIONS_MAX)) {
 		target_burn(t, -EPROTO,
 			"the source added region %u, \"%s\", and has had one of that number or id",
 			n, id);
@@ -140,7 +140,7 @@ void target_on_region_remove(struct sluice_target *t, const json_t *message)
 
 bool target_waits_for_region(const struct sluice_target *t)
 {
-	for (uint32_t n = 0; n < WIRE_MAX; n++)
+	for (uint32_t n = 0; n < SLUICE_REGIONS_MAX; n++)
 		if (t->wire[n].standing == WIRE_WANTED)
 			return true;
 	return false;
@@ -155,7 +155,7 @@ int sluice_target_may_add(const struct sluice_target *t, const struct sluice_ses
 		return sluice_fail(err, -EBUSY, "memory-add",
 			"the source has stopped the guest, and its memory cannot change any more; "
 			"do it when the migration has ended, or migrate_cancel first");
-	for (uint32_t n = 0; n < WIRE_MAX; n++)
+	for (uint32_t n = 0; n < SLUICE_REGIONS_MAX; n++)
 		if (t->wire[n].standing == WIRE_WANTED && strcmp(t->wire[n].id, r->id) == 0)
 			return check_same(&t->wire[n], r, err);
 	return 0;
@@ -165,9 +165,9 @@ void sluice_target_region_add(struct sluice_target *t, uint32_t region)
 {
 	const struct sluice_session_region *r = &t->conf.regions[region];
 
-	SLUICE_ASSERT(region == t->conf.region_count && region < WIRE_MAX);
+	SLUICE_ASSERT(region == t->conf.region_count && region < SLUICE_REGIONS_MAX);
 	t->conf.region_count++;
-	for (uint32_t n = 0; n < WIRE_MAX; n++)
+	for (uint32_t n = 0; n < SLUICE_REGIONS_MAX; n++)
 		if (t->wire[n].standing == WIRE_WANTED && strcmp(t->wire[n].id, r->id) == 0)
 			take_region(t, n, region);
 }
@@ -175,7 +175,7 @@ void sluice_target_region_add(struct sluice_target *t, uint32_t region)
 int sluice_target_may_remove(
 	const struct sluice_target *t, uint32_t region, struct sluice_error *err)
 {
-	if (wire_of(t, region) == WIRE_MAX)
+	if (wire_of(t, region) == SLUICE_REGIONS_MAX)
 		return 0;
 	return sluice_fail(err, -EBUSY, "memory-remove",
 		"the source's guest has region \"%s\", and its memory arrives here: remove it at "
@@ -185,5 +185,5 @@ int sluice_target_may_remove(
 
 bool sluice_target_region_is_bound(const struct sluice_target *t, uint32_t region)
 {
-	return wire_of(t, region) != WIRE_MAX;
+	return wire_of(t, region) != SLUICE_REGIONS_MAX;
 }

@@ -364,6 +364,22 @@ class HostilePeer(LabTest):
                           "the migration fails with the member and what was expected; the guest stays")
         self.settle()
 
+    def rail_lost_while_connecting(self, server):
+        """Its lanes are all there is, and go with its keys: one failure, not two."""
+        other, welcome = self.begin(self.target.incoming())
+        # There they connect, and nobody says a word.
+        rail = {**other.rail, "address": f"127.0.0.1:{server.getsockname()[1]}"}
+        ticket = corpus.peer_message("lane-ticket", ticket="ab" * 32)
+        with other, self.migrating(server) as peer:
+            for message in (rail, welcome, ticket, {**rail, "staging-key": "zz"}):
+                peer.say(message)
+            text = self.fails()
+            self.assertIn("could not be connected, nor any other", text)
+            self.source.vmm.command("query-status")  # it lives
+            self.attempts.got("a rail that is told anew, with a staging key that is no "
+                              "hexadecimal, while its lanes connect", text)
+        self.end_session()
+
     def bad_welcomes(self, server):
         """A real rail and welcome with one thing changed."""
         for what, change, words in (
@@ -430,6 +446,7 @@ class HostilePeer(LabTest):
                     self.assertIn(words, text)
                     self.attempts.got(what, text)
             self.bad_welcomes(server)
+            self.rail_lost_while_connecting(server)
             peer = self.migrating(server)
             peer.close()
             self.assertIn("peer link was lost", self.fails())

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * engine_test.c: an engine with real sockets on loopback, and a test that plays the source: what
- * the engine admits around its sessions. No lane ever connects.
+ * engine_test.c: an engine with real sockets on loopback, and a test that plays its peer: what the
+ * engine admits around its sessions, and what it tells its VMM when. No lane ever connects.
  */
+#include <fcntl.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -226,12 +228,108 @@ static void test_no_commit_without_a_vmm(void)
 	teardown();
 }
 
+/* ---- what the VMM is told, and when ---- */
+
+static void *leaving_base;
+static volatile sig_atomic_t events_told, mapped_when_told;
+
+/* Within the engine's own call that writes to the VMM's socket. */
+static void on_told(int signal_number)
+{
+	unsigned char resident;
+
+	(void)signal_number;
+	if (events_told++ == 0)
+		mapped_when_told = mincore(leaving_base, 4096, &resident) == 0;
+}
+
+static void watch_what_is_told(void)
+{
+	struct f_owner_ex owner = {.type = F_OWNER_TID, .pid = gettid()};
+	struct sigaction action = {.sa_handler = on_told, .sa_flags = SA_RESTART};
+
+	CU_ASSERT_EQUAL_FATAL(sigaction(SIGIO, &action, NULL), 0);
+	CU_ASSERT_EQUAL_FATAL(fcntl(vmm[0], F_SETOWN_EX, &owner), 0);
+	CU_ASSERT_EQUAL_FATAL(fcntl(vmm[0], F_SETFL, O_ASYNC | O_NONBLOCK), 0);
+}
+
+static void vmm_reads(char *text, size_t text_bytes)
+{
+	ssize_t got = recv(vmm[0], text, text_bytes - 1, MSG_DONTWAIT);
+
+	text[got > 0 ? got : 0] = '\0';
+}
+
+static void greet(void)
+{
+	static const char say[] = "{\"execute\": \"qmp_capabilities\"}\n";
+	char text[4096] = "";
+
+	CU_ASSERT_EQUAL_FATAL(write(vmm[0], say, sizeof(say) - 1), sizeof(say) - 1);
+	for (int i = 0; i < TURNS_MAX && strstr(text, "return") == NULL; i++) {
+		sluice_loop_turn(loop, 10);
+		vmm_reads(text, sizeof(text));
+	}
+	CU_ASSERT_PTR_NOT_NULL_FATAL(strstr(text, "return"));
+}
+
+/* A target that listens and never says a word; the socket is closed by the caller. */
+static int migrate_to_nobody(void)
+{
+	struct sockaddr_in address = {
+		.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t address_bytes = sizeof(address);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	struct sluice_error err = {0};
+	char uri[64];
+	int feed;
+
+	CU_ASSERT_EQUAL_FATAL(bind(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+	CU_ASSERT_EQUAL_FATAL(listen(fd, 4), 0);
+	CU_ASSERT_EQUAL_FATAL(getsockname(fd, (struct sockaddr *)&address, &address_bytes), 0);
+	feed = memfd_create("bitmap", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	CU_ASSERT_EQUAL_FATAL(ftruncate(feed, 4096), 0);
+	CU_ASSERT_EQUAL_FATAL(sluice_engine_feed_add(engine, "ram", feed, &err), 0);
+	close(feed);
+	snprintf(uri, sizeof(uri), "tcp:127.0.0.1:%d", ntohs(address.sin_port));
+	CU_ASSERT_EQUAL_FATAL(sluice_engine_migrate(engine, uri, &err), 0);
+	return fd;
+}
+
+/* MEMORY_REMOVED says that the memory is nobody's here any more: a VMM may give it to someone. */
+static void test_removed_is_told_when_it_is_gone(void)
+{
+	struct sluice_error err = {0};
+	char text[4096];
+	int target;
+
+	setup();
+	greet();
+	target = migrate_to_nobody();
+	leaving_base = sluice_memory_find(&engine->memory, "ram")->base;
+	CU_ASSERT_EQUAL_FATAL(sluice_engine_memory_remove(engine, "ram", &err), 1);
+	vmm_reads(text, sizeof(text));
+	events_told = mapped_when_told = 0;
+	watch_what_is_told();
+	/* The target never confirms: the end of the session is what lets go. */
+	CU_ASSERT_EQUAL(sluice_source_cancel(engine->source, &err), 0);
+	CU_ASSERT_TRUE(events_told > 0);
+	CU_ASSERT_FALSE(mapped_when_told);
+	vmm_reads(text, sizeof(text));
+	UNIT_CONTAINS(text, "\"event\":\"MEMORY_REMOVED\"");
+	CU_ASSERT_PTR_EQUAL(
+		strstr(text, "\"event\""), strstr(text, "\"event\":\"MEMORY_REMOVED\""));
+	close(target);
+	teardown();
+}
+
 static const struct unit_test tests[] = {
 	{"no second guest into the first one's memory",
 		test_no_second_guest_into_the_first_one_s_memory},
 	{"a failed guest may try again", test_a_failed_guest_may_try_again},
 	{"no commit without a VMM", test_no_commit_without_a_vmm},
 	{"resolving a session that is gone", test_resolving_a_session_that_is_gone},
+	{"MEMORY_REMOVED comes when the memory is gone", test_removed_is_told_when_it_is_gone},
 	{0},
 };
 

@@ -105,6 +105,24 @@ static void test_pairs_are_bounded(void)
 			       matches[i].theirs > matches[i - 1].theirs);
 }
 
+/* Subnets that several share make four pairs; five rails are left at both ends. */
+static void test_pairs_left_are_bounded(void)
+{
+	static const char *const theirs[SLUICE_RAILS_MAX] = {"10.0.0.9", "10.0.1.8", "10.0.1.9",
+		"10.1.0.1", "10.1.0.2", "10.1.0.3", "10.1.0.4", "10.1.0.5"};
+	struct sluice_subnet ours[SLUICE_RAILS_MAX];
+	struct sluice_rail_match matches[SLUICE_RAILS_MAX];
+
+	for (uint32_t i = 0; i < SLUICE_RAILS_MAX; i++)
+		ours[i] = subnet(10, i < 3 ? 0 : 2, i < 2 ? 0 : (uint8_t)(i - 1), 24);
+	CU_ASSERT_EQUAL(sluice_rails_match(
+				ours, SLUICE_RAILS_MAX, theirs, SLUICE_RAILS_MAX, false, matches),
+		SLUICE_RAILS_MAX);
+	/* The last rail at each end is the one for which there is no room. */
+	CU_ASSERT_EQUAL(matches[SLUICE_RAILS_MAX - 1].ours, SLUICE_RAILS_MAX - 2);
+	CU_ASSERT_EQUAL(matches[SLUICE_RAILS_MAX - 1].theirs, SLUICE_RAILS_MAX - 2);
+}
+
 static void test_items(void)
 {
 	static const char *const bad[] = {"", ",", "a,,b", "10.0.0.1:0@",
@@ -139,6 +157,7 @@ int main(void)
 		{"subnets", test_subnets},
 		{"pairs", test_pairs},
 		{"pairs are bounded", test_pairs_are_bounded},
+		{"pairs of what is left are bounded", test_pairs_left_are_bounded},
 		{"entries of the setting", test_items},
 		{0},
 	};
