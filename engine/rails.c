@@ -298,10 +298,13 @@ static int open_auto(struct opening *o, struct sluice_error *err)
 		struct sluice_error why = {0};
 		uint32_t before = rails->count;
 		bool is_last = i + 1 == SLUICE_ARRAY_LEN(preference);
-		int r = open_transport(o, preference[i], is_last ? err : &why);
+		int r = open_transport(o, preference[i], &why);
 
-		if (r < 0 && is_last && before == 0)
+		if (r < 0 && is_last && before == 0) {
+			if (err != NULL)
+				*err = why;
 			return r;
+		}
 		if (r < 0 && rails->count == before)
 			add_lack(rails, preference[i], why.text);
 	}

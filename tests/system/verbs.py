@@ -102,6 +102,18 @@ class Memlock(LabTest):
             self.assertEqual(check["result"], "ok")
 
 
+class Auto(LabTest):
+    def test_why_there_is_no_tcp(self):
+        """The last one that `auto` tries fails, and another one is there: the reason is kept."""
+        settings = {"transport": "auto", "rail": "rdma=10.77.0.1,tcp=host7:0", "lane-security": "none"}
+        engine = Engine(self.lab, "engine", **settings)
+        reply = engine.vmm.command("query-placement")
+        print(f"  {reply['lacks']}", flush=True)
+        self.assertEqual([rail["transport"] for rail in reply["rails"]], ["rdma"])
+        self.assertEqual([lack["transport"] for lack in reply["lacks"]], ["tcp"])
+        self.assertIn("host7", reply["lacks"][0]["reason"])
+
+
 class Discards(LabTest):
     """A page that is discarded under a registration is another one when it comes back."""
 
