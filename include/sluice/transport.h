@@ -192,6 +192,8 @@ struct sluice_rail_stats {
 	uint64_t removals; /* its NIC was removed, which loses every lane, */
 	uint64_t returns; /* and came back: with less of these it is gone. Memory is registered
 			     anew then, so keys that were exported before are void */
+	char gone_why[256]; /* while it is gone: why it could not be taken back when that was last
+			       tried; "": there was no NIC */
 };
 
 struct sluice_transport {
@@ -226,7 +228,7 @@ struct sluice_transport {
 		struct sluice_error *err);
 	/* Progress for connections that are not lanes yet (accept, hello, refusals), and what else
 	   is no business of workers (taking a lost connection down, letting go of a NIC that is
-	   removed, taking it back: then also slow, as mem_register). The control loop calls it
+	   removed, taking it back: then also slow, some 20 ms at a time). The control loop calls it
 	   when rail_fd is readable, from rail_open on, and at least every 100 ms while a session
 	   listens or has lanes, at both ends. */
 	void (*rail_step)(struct sluice_rail *rail, uint64_t now_ns);
