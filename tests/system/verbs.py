@@ -6,7 +6,6 @@ discarded under a registration, a wire that goes dead.
 Needs the two ends of a cable that scripts/rxe-setup makes; scripts/lab has them.
 """
 
-import contextlib
 import mmap
 import os
 import re
@@ -17,6 +16,7 @@ import types
 import lab as lab_module
 from hand import MIB, PAGE, Engine, answer_source, engine_of_nobody, memfd, migrate_by_hand
 from lab import ENDED, PATIENT, LabTest, guest, lane_settings, migrate, wait_until
+from network import dead_wires
 from qmp import PATIENCE_S, QmpError
 
 HUGE = 2 * MIB
@@ -24,24 +24,6 @@ MEMLOCK = 8 * MIB
 LARGE = 320 * MIB  # more than the spare part of a memlock limit
 REMOVAL_S = 20
 GONE_S = 4
-
-
-def write_setting(path, value):
-    with open(path, "w", encoding="ascii") as file:
-        file.write(value)
-
-
-@contextlib.contextmanager
-def dead_wires(*rails):
-    """The far ends of these cables take no packet of this host; nobody is told."""
-    write_setting("/proc/sys/net/ipv4/conf/all/accept_local", "0")
-    for rail in rails:
-        write_setting(f"/proc/sys/net/ipv4/conf/rail{rail}b/accept_local", "0")
-    try:
-        yield
-    finally:
-        for rail in rails:
-            write_setting(f"/proc/sys/net/ipv4/conf/rail{rail}b/accept_local", "1")
 
 
 class Memlock(LabTest):
