@@ -16,6 +16,7 @@ enum sluice_plant {
 	SLUICE_PLANT_RESUME_WITHOUT_FENCE = 1 << 4, /* resumed while old lanes may still land */
 	SLUICE_PLANT_FORGET_CREDITS = 1 << 5, /* credits lost with a peer link stay lost */
 	SLUICE_PLANT_REMOVE_WITHOUT_FLUSH = 1 << 6, /* a region given back while lanes own it */
+	SLUICE_PLANT_TRUST_A_DEAD_NIC = 1 << 7, /* what it had placed counts as landed */
 };
 
 #ifdef SLUICE_PLANTS

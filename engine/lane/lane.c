@@ -252,10 +252,10 @@ void sluice_lane_abandon(struct sluice_lane *lane)
 	tell_backlog(lane);
 }
 
-void sluice_lane_fence(struct sluice_lane *lane)
+bool sluice_lane_fence(struct sluice_lane *lane)
 {
-	lane->conf.pair->transport->lane_fence(lane->conf.conn);
 	lane->state = LANE_LOST;
+	return lane->conf.pair->transport->lane_fence(lane->conf.conn);
 }
 
 uint64_t sluice_lane_memory_nodes(const struct sluice_lane *lane)

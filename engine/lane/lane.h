@@ -85,8 +85,9 @@ void sluice_lane_stop(struct sluice_lane *lane);
 /* Control, after the lane was lost and its worker let it go: everything it had taken and not
    placed is dirty again. Its chunks stay its own until sluice_ledger_reclaim. */
 void sluice_lane_abandon(struct sluice_lane *lane);
-/* Control, at the target, while no worker steps it: nothing of this lane lands any more. */
-void sluice_lane_fence(struct sluice_lane *lane);
+/* Control, at the target, while no worker steps it: nothing of this lane lands any more. False: what
+   the source believes to be placed may not have landed either. */
+bool sluice_lane_fence(struct sluice_lane *lane);
 
 /* Control, after LOST: what the transport says became of the connection; "" when nothing. */
 void sluice_lane_why_lost(const struct sluice_lane *lane, char *text, size_t text_bytes);

@@ -97,21 +97,32 @@ int sluice_lane_set_open(struct sluice_lane_set *set, uint32_t lane, uint32_t pa
 			"workers");
 	}
 	slot->epoch = opts.epoch;
+	slot->astray = false;
 	slot->pair = pair;
 	slot->standing = SLUICE_LANE_CONNECTING;
 	return 0;
+}
+
+/* What it held is gone, what it counted is kept. */
+static void free_lane(struct sluice_lane_slot *slot)
+{
+	join_counters(&slot->past, sluice_lane_counters(slot->lane));
+	add_conn_stats(&slot->past_conn, sluice_lane_conn_stats(slot->lane));
+	sluice_lane_destroy(slot->lane);
+	slot->lane = NULL;
 }
 
 void sluice_lane_set_lost(struct sluice_lane_set *set, uint32_t lane)
 {
 	struct sluice_lane_slot *slot = &set->slots[lane];
 
-	SLUICE_ASSERT(slot->lane != NULL);
+	SLUICE_ASSERT(slot->lane != NULL && set->role == SLUICE_ROLE_SOURCE);
 	sluice_crew_remove(set->crew, slot->lane);
 	sluice_lane_why_lost(slot->lane, slot->why_lost, sizeof(slot->why_lost));
 	sluice_text_make_utf8(slot->why_lost);
 	sluice_lane_stop(slot->lane);
 	sluice_lane_abandon(slot->lane);
+	free_lane(slot);
 	slot->losses++;
 	slot->standing = SLUICE_LANE_FENCING;
 }
@@ -119,19 +130,14 @@ void sluice_lane_set_lost(struct sluice_lane_set *set, uint32_t lane)
 void sluice_lane_set_close(struct sluice_lane_set *set, uint32_t lane)
 {
 	struct sluice_lane_slot *slot = &set->slots[lane];
-	const struct sluice_conn_stats *conn;
 
 	slot->standing = SLUICE_LANE_CLOSED;
 	if (slot->lane == NULL)
 		return;
 	sluice_crew_remove(set->crew, slot->lane);
-	if (set->role == SLUICE_ROLE_TARGET)
-		sluice_lane_fence(slot->lane);
-	join_counters(&slot->past, sluice_lane_counters(slot->lane));
-	conn = sluice_lane_conn_stats(slot->lane);
-	add_conn_stats(&slot->past_conn, conn);
-	sluice_lane_destroy(slot->lane);
-	slot->lane = NULL;
+	if (set->role == SLUICE_ROLE_TARGET && !sluice_lane_fence(slot->lane))
+		slot->astray = true;
+	free_lane(slot);
 }
 
 /* The workers let go of all lanes at once: one by one would cost a switchover with many lanes. */

@@ -34,8 +34,10 @@ enum sluice_lane_standing {
 
 struct sluice_lane_slot {
 	enum sluice_lane_standing standing;
-	struct sluice_lane *lane; /* NULL when CLOSED or OPENING; but see fence_all() */
+	struct sluice_lane *lane; /* NULL when CLOSED or OPENING, but see fence_all(); at a source
+				     when FENCING, too */
 	uint32_t epoch; /* of the current or last connection; 0: none yet */
+	bool astray; /* target: of what this connection had placed, some may not have landed */
 	uint32_t pair; /* that it goes over, or went */
 	uint32_t losses, reopened, moved; /* moved: source: to another pair of rails */
 	char why_lost
@@ -65,10 +67,13 @@ struct sluice_lane_set {
    crew. */
 int sluice_lane_set_open(struct sluice_lane_set *set, uint32_t lane, uint32_t pair,
 	const struct sluice_ticket *ticket, uint64_t deadline_ns, struct sluice_error *err);
-/* Source: the lane was lost, or is given up. It is stepped no more, and what was not placed is
-   dirty again. Its chunks stay its own until sluice_ledger_reclaim(). */
+/* Source: the lane was lost, or is given up. It is stepped no more, what was not placed is dirty
+   again, and its connection is closed at once: until the target's fence is heard of, which may take as
+   long as a pause, it would keep a NIC from being taken back and discarded memory from being freed.
+   Its chunks stay its own until sluice_ledger_reclaim(). */
 void sluice_lane_set_lost(struct sluice_lane_set *set, uint32_t lane);
-/* Fence (at a target) and free the connection; its counters are kept. */
+/* Fence (at a target, which notes in `astray` whether that said all) and free the connection, if there
+   is one; its counters are kept. */
 void sluice_lane_set_close(struct sluice_lane_set *set, uint32_t lane);
 void sluice_lane_set_close_all(struct sluice_lane_set *set);
 /* Target: nothing of any lane lands any more, and no lane is opened again. What they hold is freed by

@@ -407,7 +407,17 @@ void sluice_ledger_release(struct sluice_ledger *ledger, uint32_t chunk, uint32_
 	__atomic_fetch_sub(&ledger->outstanding, 1, __ATOMIC_SEQ_CST);
 }
 
-uint32_t sluice_ledger_reclaim(struct sluice_ledger *ledger, uint32_t lane)
+static void put_all_back(struct sluice_ledger *ledger, uint32_t chunk)
+{
+	const struct sluice_ledger_region *region = sluice_ledger_region_of(ledger, chunk);
+	uint64_t first = (uint64_t)(chunk - region->first_chunk) * SLUICE_CHUNK_PAGES;
+	uint64_t pages = region->pages - first;
+
+	sluice_ledger_put_back(ledger, chunk, 0,
+		pages < SLUICE_CHUNK_PAGES ? (uint32_t)pages : SLUICE_CHUNK_PAGES);
+}
+
+uint32_t sluice_ledger_reclaim(struct sluice_ledger *ledger, uint32_t lane, bool astray)
 {
 	uint32_t count = 0;
 
@@ -415,6 +425,8 @@ uint32_t sluice_ledger_reclaim(struct sluice_ledger *ledger, uint32_t lane)
 		if (__atomic_load_n(&ledger->chunks[chunk].state, __ATOMIC_ACQUIRE) !=
 			owned_by(lane))
 			continue;
+		if (astray)
+			put_all_back(ledger, chunk);
 		sluice_ledger_release(ledger, chunk, lane);
 		count++;
 	}

@@ -147,8 +147,10 @@ void sluice_ledger_put_back(
 	struct sluice_ledger *ledger, uint32_t chunk, uint32_t first_page, uint32_t pages);
 /* Owner, behind a FLUSH: hand the chunk back. */
 void sluice_ledger_release(struct sluice_ledger *ledger, uint32_t chunk, uint32_t lane);
-/* Control, behind a fence: hand back all chunks of a lost lane. Returns how many. */
-uint32_t sluice_ledger_reclaim(struct sluice_ledger *ledger, uint32_t lane);
+/* Control, behind a fence: hand back all chunks of a lost lane. Returns how many. @astray: of what
+   was placed in them some may not have landed, so all their pages are dirty again. What lanes have
+   released was FLUSHED, and is there. */
+uint32_t sluice_ledger_reclaim(struct sluice_ledger *ledger, uint32_t lane, bool astray);
 
 static inline struct sluice_ledger_region *sluice_ledger_region_of(
 	const struct sluice_ledger *ledger, uint32_t chunk)

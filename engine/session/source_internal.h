@@ -223,8 +223,10 @@ void source_read_mailboxes(struct sluice_source *s);
 void source_lose_lanes(struct sluice_source *s);
 /* Those over a pair of rails whose keys are void. */
 void source_lose_lanes_over(struct sluice_source *s, uint32_t pair);
-void source_reclaim_lanes(
-	struct sluice_source *s); /* all are fenced: close them, open them again */
+/* All are fenced, says @resumed: close them, open them again. */
+void source_reclaim_lanes(struct sluice_source *s, const json_t *resumed);
+/* Whether a list of numbers in a message has this one. */
+bool source_is_listed(const json_t *numbers, uint32_t number);
 void source_step_lanes(struct sluice_source *s, uint64_t now_ns);
 uint64_t source_lanes_deadline_ns(const struct sluice_source *s);
 

@@ -38,9 +38,10 @@ static uint32_t count_standing(const struct sluice_source *s, enum sluice_lane_s
 
 /* ---- losing ---- */
 
-static void reclaim(struct sluice_source *s, uint32_t lane)
+/* @astray: the target does not know whether all that was placed has landed. */
+static void reclaim(struct sluice_source *s, uint32_t lane, bool astray)
 {
-	sluice_ledger_reclaim(s->ledger, lane);
+	sluice_ledger_reclaim(s->ledger, lane, astray && !SLUICE_PLANTED(TRUST_A_DEAD_NIC));
 	sluice_outbox_reclaim(s->conf.outbox, lane);
 	source_wake_lanes(s);
 }
@@ -91,7 +92,7 @@ static void lane_lost(struct sluice_source *s, uint32_t lane, int status, bool e
 		return;
 	ask_fence(s, lane);
 	if (SLUICE_PLANTED(NO_FENCE))
-		reclaim(s, lane);
+		reclaim(s, lane, false);
 	source_activate_when_ready(s);
 }
 
@@ -121,12 +122,14 @@ void source_lose_lanes(struct sluice_source *s)
 	}
 }
 
-void source_reclaim_lanes(struct sluice_source *s)
+void source_reclaim_lanes(struct sluice_source *s, const json_t *resumed)
 {
+	const json_t *astray = json_object_get(resumed, "astray");
+
 	for (uint32_t lane = 0; lane < s->conf.lanes; lane++) {
 		struct sluice_lane_slot *slot = slot_of(s, lane);
 
-		reclaim(s, lane);
+		reclaim(s, lane, source_is_listed(astray, lane));
 		sluice_lane_set_close(&s->lanes, lane);
 		slot->pause_ns = 0;
 		slot->tries = 0;
@@ -164,7 +167,7 @@ void source_on_fenced(struct sluice_source *s, const json_t *message)
 		source_fail(s, &s->error);
 		return;
 	}
-	reclaim(s, lane);
+	reclaim(s, lane, json_is_true(json_object_get(message, "astray")));
 	sluice_lane_set_close(&s->lanes, lane);
 	slot_of(s, lane)->retry_ns = source_now(s) + slot_of(s, lane)->pause_ns;
 }

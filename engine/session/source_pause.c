@@ -144,10 +144,10 @@ void source_say_resume(struct sluice_source *s)
 			   "instance", s->peer_instance, "attempt", (json_int_t)++s->attempt));
 }
 
-static bool holds(const json_t *held, uint32_t slot)
+bool source_is_listed(const json_t *numbers, uint32_t number)
 {
-	for (size_t i = 0; i < json_array_size(held); i++)
-		if ((uint32_t)json_integer_value(json_array_get(held, i)) == slot)
+	for (size_t i = 0; i < json_array_size(numbers); i++)
+		if ((uint32_t)json_integer_value(json_array_get(numbers, i)) == number)
 			return true;
 	return false;
 }
@@ -164,7 +164,7 @@ static int resume_slots(struct sluice_source *s, const json_t *message)
 			outbox->slots);
 	for (uint32_t slot = 0; slot < outbox->slots; slot++) {
 		uint32_t count = (uint32_t)json_integer_value(json_array_get(credits, slot));
-		bool is_held = holds(held, slot);
+		bool is_held = source_is_listed(held, slot);
 		int r;
 
 		if (SLUICE_PLANTED(FORGET_CREDITS) && !is_held)
@@ -198,6 +198,21 @@ static int resume_epochs(struct sluice_source *s, const json_t *message)
 	return 0;
 }
 
+static int check_astray(struct sluice_source *s, const json_t *message)
+{
+	const json_t *astray = json_object_get(message, "astray");
+
+	for (size_t i = 0; i < json_array_size(astray); i++) {
+		json_int_t lane = json_integer_value(json_array_get(astray, i));
+
+		if (lane >= s->conf.lanes)
+			return sluice_fail_scope(&s->error, SLUICE_SCOPE_SESSION, -EPROTO,
+				"resumed", "the peer speaks of lane %lld, but there are %u lanes",
+				(long long)lane, s->conf.lanes);
+	}
+	return 0;
+}
+
 /* How far each side may be when the other is where it says it is. */
 static bool fits(const struct sluice_source *s, const char *there, json_int_t devices)
 {
@@ -218,7 +233,9 @@ static int check_resumed(struct sluice_source *s, const json_t *message)
 		return sluice_fail_scope(&s->error, SLUICE_SCOPE_SESSION, -EPROTO, "resumed",
 			"the peer resumed in \"%s\" with %lld devices, which does not fit here",
 			there, (long long)devices);
-	r = resume_epochs(s, message);
+	r = check_astray(s, message);
+	if (r == 0)
+		r = resume_epochs(s, message);
 	if (r == 0)
 		r = source_update_rails(s, message);
 	return r < 0 ? r : resume_slots(s, message);
@@ -245,7 +262,7 @@ void source_on_resumed(struct sluice_source *s, const json_t *message)
 	}
 	s->resuming = false;
 	source_reset_retries(s);
-	source_reclaim_lanes(s);
+	source_reclaim_lanes(s, message);
 	source_regions_resumed(s);
 	while (devices < s->device_count)
 		source_say_device(s, devices++);

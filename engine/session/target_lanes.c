@@ -141,6 +141,7 @@ void target_on_fence(struct sluice_target *t, const json_t *message)
 	if (sluice_target_is_over(t))
 		return;
 	sluice_lane_set_close(&t->lanes, lane);
-	target_send(t, json_pack("{s:s, s:I, s:I, s:o}", "type", "fenced", "lane", (json_int_t)lane,
-			       "epoch", (json_int_t)epoch, "held", target_held_slots(t, lane)));
+	target_send(t, json_pack("{s:s, s:I, s:I, s:b, s:o}", "type", "fenced", "lane",
+			       (json_int_t)lane, "epoch", (json_int_t)epoch, "astray",
+			       t->lanes.slots[lane].astray, "held", target_held_slots(t, lane)));
 }

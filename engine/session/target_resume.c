@@ -7,7 +7,7 @@
  * direction. `resumed` says what was heard here and repeats what was said, so that nothing has to
  * be known about the others:
  *
- *   fence, fenced          every lane is fenced now
+ *   fence, fenced          every lane is fenced now; astray: those of which not all has landed
  *   lane-open, lane-ticket epochs: the latest connection of each lane that was opened here
  *   region-add, -added     the source repeats them while it waits, and is answered each time
  *   region-remove, -removed   the same
@@ -62,16 +62,20 @@ static const char *state_name(const struct sluice_target *t)
 
 static void say_resumed(struct sluice_target *t)
 {
-	json_t *credits = json_array(), *epochs = json_array();
+	json_t *credits = json_array(), *epochs = json_array(), *astray = json_array();
 
 	for (uint32_t slot = 0; slot < t->conf.inbox->slots; slot++)
 		json_array_append_new(credits, json_integer((json_int_t)t->credits[slot]));
-	for (uint32_t lane = 0; lane < t->lanes.count; lane++)
+	for (uint32_t lane = 0; lane < t->lanes.count; lane++) {
 		json_array_append_new(epochs, json_integer((json_int_t)t->lanes.slots[lane].epoch));
-	target_send(t, json_pack("{s:s, s:s, s:I, s:o, s:o, s:o, s:o}", "type", "resumed", "state",
-			       state_name(t), "devices", (json_int_t)t->device_count, "held",
-			       target_held_slots(t, TARGET_ALL_LANES), "credits", credits, "epochs",
-			       epochs, "rails", target_rail_addresses(t)));
+		if (t->lanes.slots[lane].astray)
+			json_array_append_new(astray, json_integer((json_int_t)lane));
+	}
+	target_send(
+		t, json_pack("{s:s, s:s, s:I, s:o, s:o, s:o, s:o, s:o}", "type", "resumed", "state",
+			   state_name(t), "devices", (json_int_t)t->device_count, "held",
+			   target_held_slots(t, TARGET_ALL_LANES), "credits", credits, "epochs",
+			   epochs, "astray", astray, "rails", target_rail_addresses(t)));
 }
 
 void target_on_resume(struct sluice_target *t, const json_t *message)

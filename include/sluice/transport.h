@@ -267,10 +267,11 @@ struct sluice_transport {
 	/* Start a lane's connection; it goes on in poll. */
 	int (*lane_open)(struct sluice_rail *rail, const struct sluice_lane_opts *opts,
 		struct sluice_conn **ret_conn, struct sluice_error *err);
-	/* TARGET: after it returns, whatever was reported PLACED to the source has landed and is
-	   visible, and nothing else of this connection lands any more, whatever the source or
-	   the network still holds. Idempotent. */
-	void (*lane_fence)(struct sluice_conn *conn);
+	/* TARGET: after it returns nothing of this connection lands any more, whatever the source
+	   or the network still holds. True: whatever was reported PLACED to the source has landed
+	   and is visible. False: nobody can tell, as the device ended that had it; what was FLUSHED
+	   is there. Idempotent, also in its answer. */
+	bool (*lane_fence)(struct sluice_conn *conn);
 	void (*lane_close)(struct sluice_conn *conn); /* fences first where needed */
 	const struct sluice_conn_stats *(*lane_stats)(const struct sluice_conn *conn);
 	/* After LOST: what happened, in words that an operator can act on (which peer, in which

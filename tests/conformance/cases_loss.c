@@ -35,7 +35,7 @@ static void fenced_writes_never_land(void)
 	for (int i = 0; i < 10; i++)
 		fixture_step(f);
 	CU_ASSERT(memory_as_modelled(f));
-	f->transport->lane_fence(old->target.conn);
+	CU_ASSERT(f->transport->lane_fence(old->target.conn));
 	CU_ASSERT(memory_as_modelled(f));
 	fixture_hold(f, false);
 
@@ -49,7 +49,7 @@ static void fenced_writes_never_land(void)
 	fixture_settle(f);
 	CU_ASSERT(memory_as_modelled(f));
 	CU_ASSERT(!old->source.placed); /* nobody may be told that they did */
-	f->transport->lane_fence(old->target.conn); /* idempotent */
+	CU_ASSERT(f->transport->lane_fence(old->target.conn)); /* idempotent */
 	CU_ASSERT(!survivor->source.lost && !survivor->target.lost);
 	fixture_close(f);
 }
@@ -71,7 +71,7 @@ static void fenced_midway(void)
 	taken = end_offer(f, &lane->source, ops, OPS);
 	CU_ASSERT(taken > 0);
 	fixture_step(f);
-	f->transport->lane_fence(lane->target.conn);
+	CU_ASSERT(f->transport->lane_fence(lane->target.conn));
 	memcpy(f->model, f->mapped, REGION_BYTES + 2 * GUARD_BYTES);
 	STEP_UNTIL(f, lane->source.lost);
 	fixture_settle(f);

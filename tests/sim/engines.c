@@ -266,6 +266,7 @@ static void count(struct run *run)
 	stats->throttled += run->was_throttled;
 	stats->lane_deaths += world->deaths;
 	stats->late_landings += world->late_landings;
+	stats->vanished += world->vanished;
 	stats->stores += run->guest->stores;
 	stats->turns += run->scheduler.turns;
 }

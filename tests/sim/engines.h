@@ -37,6 +37,8 @@
 	X(gave_up_after_commit, "the source got its guest back after it had given it away") \
 	X(lane_deaths, "lanes that died")                                                   \
 	X(rail_deaths, "rails that died")                                                   \
+	X(nics_broken, "of these, with the target's NIC, and what it held")                 \
+	X(vanished, "placed writes that were lost with a NIC")                              \
 	X(rails_back, "rails that came back")                                               \
 	X(lanes_moved, "lanes that went over to another rail")                              \
 	X(late_landings, "writes of a dead lane that landed after the source knew")         \

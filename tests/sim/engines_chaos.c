@@ -61,16 +61,22 @@ static void kill_lanes(struct run *run)
 	}
 }
 
-static void kill_rail(struct run *run)
+/* With its NIC: that is the target's, since nobody misses what a source's had. */
+static void kill_rail(struct run *run, bool nic)
 {
-	enum host host = run_chance(run, 500000) ? SOURCE : TARGET;
+	enum host host = !nic && run_chance(run, 500000) ? SOURCE : TARGET;
 	uint32_t rail = (uint32_t)sluice_random_below(&run->random, run->plan.rails[host]);
 
 	if (run->rail_back_ns[host][rail] != 0)
 		return;
 	run_say(run, "rail %u of the %s dies", rail, host == SOURCE ? "source" : "target");
 	run->stats->rail_deaths++;
-	sluice_sim_rail_set_down(run->rails[host][rail], true);
+	if (nic) {
+		run->stats->nics_broken++;
+		sluice_sim_rail_break(run->rails[host][rail]);
+	} else {
+		sluice_sim_rail_set_down(run->rails[host][rail], true);
+	}
 	run->rail_back_ns[host][rail] = run_now(run) + run_delay(run, run->plan.rail_down_ns_max);
 	/* For good, when another one is left to go by. */
 	if (run->plan.rails[host] > 1 && rail > 0 && run_chance(run, 300000))
@@ -141,7 +147,10 @@ static void strike(struct run *run, enum fault_kind kind)
 		kill_lanes(run);
 		break;
 	case FAULT_KILL_RAIL:
-		kill_rail(run);
+		kill_rail(run, false);
+		break;
+	case FAULT_BREAK_NIC:
+		kill_rail(run, true);
 		break;
 	case FAULT_PAUSE:
 		pause_source(run);

@@ -45,6 +45,7 @@ enum fault_kind {
 	FAULT_KILL_LANE, /* deaths by chance come on top: see sluice_sim_world_opts.death_ppm */
 	FAULT_KILL_LANES, /* all that stand */
 	FAULT_KILL_RAIL, /* one of either host, for a while or for good */
+	FAULT_BREAK_NIC, /* the target's of a rail, with the writes that it has placed */
 	FAULT_PAUSE, /* migrate-pause; the operator recovers later, or cancels */
 	FAULT_KINDS,
 };

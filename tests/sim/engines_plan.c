@@ -174,6 +174,38 @@ static void plan_quick_return(struct plan *plan, uint64_t seed)
 	plan->world.death_ppm = 0;
 }
 
+/*
+ * A NIC that brings what it placed to memory late, and dies while pages move; in half of these seeds
+ * the peer link is lost behind it, with what the target says about it. Drawn apart from the rest.
+ */
+static void plan_broken_nic(struct plan *plan, uint64_t seed)
+{
+	struct sluice_random random;
+
+	sluice_random_seed(&random, seed ^ 0x6e696321ull);
+	if (!sluice_random_chance(&random, 40000))
+		return;
+	plan->fault_count = 1;
+	plan->faults[0] = (struct fault){
+		.kind = FAULT_BREAK_NIC,
+		.due_ns = between(&random, 200 * SLUICE_NS_PER_US, 6 * SLUICE_NS_PER_MS),
+	};
+	plan->world.placed_is_visible = false;
+	plan->world.visible_ns_max = 4 * SLUICE_NS_PER_MS;
+	plan->world.nic_writes_max = 64;
+	plan->rail_down_ns_max = 10 * SLUICE_NS_PER_MS;
+	if (sluice_random_chance(&random, 500000))
+		return;
+	plan->fault_count = 2;
+	plan->faults[1] = (struct fault){
+		.kind = FAULT_CUT_LINK,
+		.after_message = sluice_random_chance(&random, 500000) ? "fence" : "fenced",
+		.delay_ns = between(&random, 0, plan->link_ns_max),
+		.due_ns = SLUICE_NEVER,
+	};
+	plan->recover_retries = 12;
+}
+
 void plan_make(struct plan *plan, uint64_t seed)
 {
 	struct sluice_random random;
@@ -216,6 +248,7 @@ void plan_make(struct plan *plan, uint64_t seed)
 	while (plan->fault_count < ENGINES_FAULTS_MAX && sluice_random_chance(&random, 550000))
 		plan_fault(plan, &random);
 	plan_quick_return(plan, seed);
+	plan_broken_nic(plan, seed);
 	/* Slower than a lane of this world, and faster. Patience ends it as the downtime limit. */
 	if (sluice_random_chance(&random, 250000))
 		plan->max_bandwidth_bytes_per_s = octaves(&random, 20000000ull, 5);

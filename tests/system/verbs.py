@@ -6,9 +6,12 @@ discarded under a registration, a wire that goes dead.
 Needs the two ends of a cable that scripts/rxe-setup makes; scripts/lab has them.
 """
 
+import collections
+import contextlib
 import mmap
 import os
 import re
+import socket
 import subprocess
 import time
 import types
@@ -24,6 +27,8 @@ MEMLOCK = 8 * MIB
 LARGE = 320 * MIB  # more than the spare part of a memlock limit
 REMOVAL_S = 20
 GONE_S = 4
+ETH_P_ALL = 3
+ROCE_V2_PORT = 4791
 
 
 class Memlock(LabTest):
@@ -100,6 +105,36 @@ class Discards(LabTest):
         migrate_by_hand(source, target)
         for offset, size in holes:
             self.assertNotEqual(target.regions["ram"][offset:offset + size], bytes(size))
+
+
+class Packets(LabTest):
+    """What is set for the packets is in them, both ways."""
+
+    def tos_of_packets(self, traffic_class):
+        """The second byte of the IPv4 headers of RoCE v2 packets that the cable carried."""
+        source, target = (Engine(self.lab, f"{name}{traffic_class}", **{"rdma.traffic-class": traffic_class})
+                          for name in ("source", "target"))
+        for engine in (source, target):
+            engine.add_memory("ram", MIB, fill=ord("x"))
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)) as wire:
+            wire.bind(("rail0a", 0))
+            wire.settimeout(1)
+            migrate_by_hand(source, target)
+            seen = collections.Counter()
+            with contextlib.suppress(socket.timeout):
+                while True:
+                    frame = wire.recv(128)
+                    is_roce = frame[12:14] == b"\x08\0" and frame[23] == socket.IPPROTO_UDP \
+                        and int.from_bytes(frame[36:38], "big") == ROCE_V2_PORT
+                    if is_roce:
+                        seen[socket.inet_ntoa(frame[26:30]), frame[15]] += 1
+        print(f"  traffic class {traffic_class}: {dict(seen)}", flush=True)
+        self.assertEqual({host for host, _ in seen}, {"10.77.0.1", "10.77.0.2"})
+        return {tos for _, tos in seen}
+
+    def test_traffic_class(self):
+        for traffic_class in (0, 104):
+            self.assertEqual(self.tos_of_packets(traffic_class), {traffic_class})
 
 
 class Loss(LabTest):

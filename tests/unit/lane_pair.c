@@ -201,7 +201,7 @@ void lane_pair_fence_lost(struct lane_pair *pair)
 			continue;
 		sluice_lane_set_lost(&pair->source.lanes, i);
 		sluice_lane_set_close(&pair->target.lanes, i);
-		sluice_ledger_reclaim(pair->source.work.ledger, i);
+		sluice_ledger_reclaim(pair->source.work.ledger, i, false);
 		sluice_lane_set_close(&pair->source.lanes, i);
 	}
 }

@@ -410,6 +410,42 @@ static void test_a_lane_held_back_sleeps(void)
 	lane_pair_close(&pair);
 }
 
+/*
+ * What a lost lane of a source holds (a socket, or a queue pair that keeps memory registered) it lets
+ * go of at once, however long the target's fence may take: a paused migration may wait for days. Its
+ * chunks stay its own, and its counters are kept.
+ */
+static void test_a_lost_lane_holds_nothing(void)
+{
+	const struct lane_pair_opts opts = {
+		.lanes = 1, .memory_bytes = 4 << 20, .budget_bytes = 1 << 20};
+	struct sluice_lane_counters before = {0}, after;
+	const struct sluice_lane_slot *slot;
+	struct lane_pair pair;
+
+	lane_pair_open(&pair, &opts);
+	slot = &pair.source.lanes.slots[0];
+	sluice_ledger_mark_pages(pair.source.work.ledger, 0, 0, UINT64_MAX);
+	for (int i = 0; i < 1000000 && before.bytes_placed == 0; i++) {
+		lane_pair_turn(&pair);
+		sluice_lane_set_counters(&pair.source.lanes, 0, &before);
+	}
+	CU_ASSERT_TRUE(before.bytes_placed > 0);
+	sluice_lane_set_lost(&pair.source.lanes, 0);
+	CU_ASSERT_EQUAL(slot->standing, SLUICE_LANE_FENCING);
+	CU_ASSERT_FALSE(sluice_ledger_is_drained(pair.source.work.ledger));
+	for (int i = 0; i < 1000000 && pair.target.lost == 0; i++)
+		lane_pair_turn(&pair);
+	CU_ASSERT_EQUAL(pair.target.lost, 1); /* the other end hears of it */
+	sluice_lane_set_counters(&pair.source.lanes, 0, &after);
+	CU_ASSERT_EQUAL(after.bytes_placed, before.bytes_placed);
+	sluice_lane_set_close(&pair.target.lanes, 0);
+	CU_ASSERT_TRUE(sluice_ledger_reclaim(pair.source.work.ledger, 0, false) > 0);
+	sluice_lane_set_close(&pair.source.lanes, 0);
+	CU_ASSERT_EQUAL(slot->standing, SLUICE_LANE_CLOSED);
+	lane_pair_close(&pair);
+}
+
 int main(void)
 {
 	static const struct unit_test tests[] = {
@@ -428,6 +464,7 @@ int main(void)
 		{"lanes share a bandwidth limit", test_lanes_share_a_bandwidth_limit},
 		{"no lane starves under a limit", test_no_lane_starves_under_a_limit},
 		{"a lane held back sleeps", test_a_lane_held_back_sleeps},
+		{"a lost lane holds nothing", test_a_lost_lane_holds_nothing},
 		{NULL},
 	};
 

@@ -150,11 +150,36 @@ static void test_a_lost_lane_keeps_its_chunks_until_reclaim(void)
 	sluice_ledger_put_back(ledger, chunk, 2, 3);
 	CU_ASSERT_EQUAL(sluice_ledger_pages_dirty(ledger), 3);
 	CU_ASSERT_FALSE(sluice_ledger_pop(ledger, 4, SLUICE_HOME_ANY, &other));
-	CU_ASSERT_EQUAL(sluice_ledger_reclaim(ledger, 2), 0);
-	CU_ASSERT_EQUAL(sluice_ledger_reclaim(ledger, 3), 1);
+	CU_ASSERT_EQUAL(sluice_ledger_reclaim(ledger, 2, false), 0);
+	CU_ASSERT_EQUAL(sluice_ledger_reclaim(ledger, 3, false), 1);
 	CU_ASSERT_TRUE(sluice_ledger_pop(ledger, 4, SLUICE_HOME_ANY, &other));
 	sluice_ledger_take(ledger, other, bits);
 	CU_ASSERT_EQUAL(bits[0], 0x1c);
+	sluice_ledger_destroy(ledger);
+}
+
+/* All that it owned, and nothing of what it had handed back. */
+static void test_a_lane_gone_astray(void)
+{
+	struct sluice_ledger *ledger = make(2 * SLUICE_CHUNK_PAGES + 7);
+	uint64_t bits[SLUICE_CHUNK_WORDS];
+	uint32_t chunk;
+
+	sluice_ledger_mark_pages(ledger, 0, 0, UINT64_MAX);
+	for (uint32_t i = 0; i < 3; i++) {
+		CU_ASSERT_TRUE_FATAL(sluice_ledger_pop(ledger, 3, SLUICE_HOME_ANY, &chunk));
+		sluice_ledger_take(ledger, chunk, bits);
+	}
+	sluice_ledger_release(ledger, 1, 3);
+	CU_ASSERT_EQUAL(sluice_ledger_pages_dirty(ledger), 0);
+	CU_ASSERT_EQUAL(sluice_ledger_reclaim(ledger, 3, true), 2);
+	CU_ASSERT_EQUAL(sluice_ledger_pages_dirty(ledger), SLUICE_CHUNK_PAGES + 7);
+	for (uint32_t i = 0; i < 2; i++) {
+		CU_ASSERT_TRUE_FATAL(sluice_ledger_pop(ledger, 4, SLUICE_HOME_ANY, &chunk));
+		CU_ASSERT_NOT_EQUAL(chunk, 1);
+		CU_ASSERT_EQUAL(sluice_ledger_take(ledger, chunk, bits),
+			chunk == 0 ? SLUICE_CHUNK_PAGES : 7);
+	}
 	sluice_ledger_destroy(ledger);
 }
 
@@ -395,7 +420,7 @@ static void test_a_region_is_added(void)
 		CU_ASSERT_EQUAL(sluice_ledger_offset_of(ledger, i), (i - 3) % 2 ? 2u << 20 : 0);
 	}
 	CU_ASSERT_EQUAL(pop(ledger), UINT32_MAX);
-	CU_ASSERT_EQUAL(sluice_ledger_reclaim(ledger, 1), ledger->chunk_count);
+	CU_ASSERT_EQUAL(sluice_ledger_reclaim(ledger, 1, false), ledger->chunk_count);
 	CU_ASSERT_TRUE(sluice_ledger_is_drained(ledger));
 	sluice_ledger_destroy(ledger);
 }
@@ -506,7 +531,7 @@ static void test_regions_come_and_go_between_steps(void)
 		pthread_join(threads[i], NULL);
 	while (pop(growth.ledger) != UINT32_MAX)
 		;
-	sluice_ledger_reclaim(growth.ledger, 1);
+	sluice_ledger_reclaim(growth.ledger, 1, false);
 	CU_ASSERT_TRUE(sluice_ledger_is_drained(growth.ledger));
 	CU_ASSERT_EQUAL(sluice_ledger_pages_dirty(growth.ledger), 0);
 	pthread_rwlock_destroy(&growth.stepped);
@@ -523,6 +548,7 @@ int main(void)
 		{"nobody waits for good", test_nobody_waits_for_good},
 		{"a lost lane keeps its chunks until reclaim",
 			test_a_lost_lane_keeps_its_chunks_until_reclaim},
+		{"a lane gone astray", test_a_lane_gone_astray},
 		{"a lane takes from its home first, then steals", test_home_first_then_steal},
 		{"other homes come in the given order", test_homes_in_the_given_order},
 		{"heat comes before home", test_heat_before_home},

@@ -364,7 +364,7 @@ static void test_a_lost_lane_owns_it(void)
 	CU_ASSERT_TRUE(sluice_source_region_leaves(pair.source, 1));
 	CU_ASSERT_FALSE(sluice_source_region_leaves(pair.source, 0));
 	CU_ASSERT_STRING_EQUAL(pair.side[PAIR_TARGET].released, "");
-	sluice_ledger_reclaim(ledger_of(&pair), 77); /* fenced */
+	sluice_ledger_reclaim(ledger_of(&pair), 77, false); /* fenced */
 	settle(&pair);
 	CU_ASSERT_TRUE(is_gone(&pair, 1));
 	check_completes(&pair);

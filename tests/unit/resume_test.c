@@ -200,6 +200,86 @@ static void test_a_fence_is_lost(void)
 	}
 }
 
+/* ---- a NIC that dies with what it had placed ---- */
+
+/* Lane 0 has begun its chunk; of what it has placed some is not in the target's memory. */
+static void break_nic(struct pair *pair)
+{
+	struct sluice_lane_counters counters = {0};
+
+	pair_start(pair, PAIR_ACTIVE);
+	for (int i = 0; i < 1000 && counters.bytes_placed < SLUICE_CHUNK_BYTES / 2; i++) {
+		pair_pass_us(pair, 20);
+		sluice_lane_set_counters(sluice_source_lanes(pair->source), 0, &counters);
+	}
+	sluice_sim_rail_break(pair->side[PAIR_TARGET].rails[0].rail);
+	CU_ASSERT_TRUE_FATAL(sluice_sim_world_stats(pair->world)->vanished > 0);
+	for (int i = 0; i < 1000 && said(pair, PAIR_SOURCE, "fence") == NULL; i++)
+		pair_pass_ms(pair, 1);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(said(pair, PAIR_SOURCE, "fence"));
+}
+
+static void whole_after_broken_nic(struct pair *pair)
+{
+	CU_ASSERT_EQUAL(sluice_source_lanes(pair->source)->slots[0].standing, SLUICE_LANE_CLOSED);
+	sluice_sim_rail_set_down(pair->side[PAIR_TARGET].rails[0].rail, false);
+	finish_whole(pair);
+}
+
+static void test_a_broken_nic(void)
+{
+	struct pair pair;
+
+	break_nic(&pair);
+	pair_deliver(&pair, PAIR_SOURCE);
+	CU_ASSERT_TRUE(json_is_true(json_object_get(said(&pair, PAIR_TARGET, "fenced"), "astray")));
+	pair_deliver(&pair, PAIR_TARGET);
+	whole_after_broken_nic(&pair);
+}
+
+/* Whatever message is lost behind it: the target goes on saying so. */
+static void test_a_broken_nic_is_not_forgotten(void)
+{
+	for (int lost = 0; lost < 3; lost++) {
+		struct pair pair;
+
+		break_nic(&pair);
+		if (lost > 0)
+			pair_deliver(&pair, PAIR_SOURCE); /* `fenced` is lost */
+		cut(&pair);
+		if (lost > 1) {
+			connect_again(&pair);
+			pair_deliver(&pair, PAIR_SOURCE); /* and `resumed` */
+			cut(&pair);
+		}
+		resume(&pair);
+		whole_after_broken_nic(&pair);
+	}
+}
+
+/* What the first connection left behind says nothing of the second. */
+static void test_a_broken_nic_is_over(void)
+{
+	const json_t *resumed;
+	struct pair pair;
+
+	break_nic(&pair);
+	pair_deliver(&pair, PAIR_SOURCE);
+	pair_deliver(&pair, PAIR_TARGET);
+	sluice_sim_rail_set_down(pair.side[PAIR_TARGET].rails[0].rail, false);
+	for (int i = 0; i < 1000 && said(&pair, PAIR_SOURCE, "lane-open") == NULL; i++)
+		pair_pass_ms(&pair, 1);
+	pair_deliver(&pair, PAIR_SOURCE);
+	cut(&pair);
+	connect_again(&pair);
+	pair_deliver(&pair, PAIR_SOURCE);
+	resumed = said(&pair, PAIR_TARGET, "resumed");
+	CU_ASSERT_PTR_NOT_NULL_FATAL(resumed);
+	CU_ASSERT_EQUAL(json_array_size(json_object_get(resumed, "astray")), 0);
+	pair_deliver(&pair, PAIR_TARGET);
+	finish_whole(&pair);
+}
+
 /* ---- who may not ---- */
 
 static void refuse(const char *instance, const char *session, unsigned int attempt, int code)
@@ -263,6 +343,8 @@ static void test_resumed_is_checked(void)
 		"[0, 1]}",
 		"{'state': 'receive', 'devices': 0, 'held': [], 'credits': [0, 0, 0, 0], 'epochs': "
 		"[1, 1], 'rails': [{'rail': 5, 'address': 'sim:1'}]}",
+		"{'state': 'receive', 'devices': 0, 'held': [], 'credits': [0, 0, 0, 0], 'epochs': "
+		"[1, 1], 'astray': [2]}",
 	};
 
 	for (size_t i = 0; i < sizeof(replies) / sizeof(replies[0]); i++) {
@@ -278,6 +360,8 @@ static void test_resumed_is_checked(void)
 		json_object_set_new(reply, "type", json_string("resumed"));
 		if (json_object_get(reply, "rails") == NULL)
 			json_object_set_new(reply, "rails", json_array());
+		if (json_object_get(reply, "astray") == NULL)
+			json_object_set_new(reply, "astray", json_array());
 		pair_start(&pair, PAIR_ACTIVE);
 		cut(&pair);
 		connect_again(&pair);
@@ -435,6 +519,9 @@ static const struct unit_test tests[] = {
 	{"a device is lost", test_a_device_is_lost},
 	{"a credit is lost", test_a_credit_is_lost},
 	{"a fence is lost", test_a_fence_is_lost},
+	{"a broken NIC", test_a_broken_nic},
+	{"a broken NIC is not forgotten", test_a_broken_nic_is_not_forgotten},
+	{"a broken NIC is over", test_a_broken_nic_is_over},
 	{"only the same session resumes", test_only_the_same_session_resumes},
 	{"a refused source keeps the guest", test_a_refused_source_keeps_the_guest},
 	{"resumed is checked", test_resumed_is_checked},

@@ -304,7 +304,12 @@ static void step(struct pair *pair)
 
 void pair_pass_ms(struct pair *pair, unsigned int ms)
 {
-	uint64_t end_ns = sluice_sim_world_now(pair->world) + ms * SLUICE_NS_PER_MS;
+	pair_pass_us(pair, 1000 * ms);
+}
+
+void pair_pass_us(struct pair *pair, unsigned int us)
+{
+	uint64_t end_ns = sluice_sim_world_now(pair->world) + us * SLUICE_NS_PER_US;
 
 	while (sluice_sim_world_now(pair->world) < end_ns)
 		step(pair);

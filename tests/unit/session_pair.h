@@ -96,6 +96,7 @@ void pair_stop(struct pair *pair);
 void pair_finish(struct pair *pair);
 /* Let virtual time pass; lanes and sessions are stepped. */
 void pair_pass_ms(struct pair *pair, unsigned int ms);
+void pair_pass_us(struct pair *pair, unsigned int us); /* in steps of 20 */
 /* Pass on what one side has said so far. */
 void pair_deliver(struct pair *pair, enum pair_host from);
 void pair_forget(struct pair *pair, enum pair_host from);

@@ -27,8 +27,8 @@ static const char *const messages[] = {
 	"{'type': 'refuse', 'error': 'no'}",
 	"{'type': 'fence', 'lane': 0, 'epoch': 1}",
 	"{'type': 'fence', 'lane': 127, 'epoch': 4294967295}",
-	"{'type': 'fenced', 'lane': 0, 'epoch': 1, 'held': []}",
-	"{'type': 'fenced', 'lane': 127, 'epoch': 1, 'held': [255]}",
+	"{'type': 'fenced', 'lane': 0, 'epoch': 1, 'astray': false, 'held': []}",
+	"{'type': 'fenced', 'lane': 127, 'epoch': 1, 'astray': true, 'held': [255]}",
 	"{'type': 'device', 'device': 'surprise'}",
 	"{'type': 'device', 'device': '" PAIR_DEVICE "'}",
 	"{'type': 'credit', 'slots': [0]}",
@@ -55,9 +55,10 @@ static const char *const messages[] = {
 	"{'type': 'resume', 'session': '" PAIR_SESSION
 	"', 'instance': 'ffffffffffffffffffffffffffffffff', 'attempt': 2}",
 	"{'type': 'resumed', 'state': 'receive', 'devices': 0, 'held': [], "
-	"'credits': [0, 0, 0, 0], 'epochs': [1, 1], 'rails': [{'rail': 0, 'address': 'sim:7'}]}",
+	"'credits': [0, 0, 0, 0], 'epochs': [1, 1], 'astray': [], "
+	"'rails': [{'rail': 0, 'address': 'sim:7'}]}",
 	"{'type': 'resumed', 'state': 'prepared', 'devices': 256, 'held': [255, 0], "
-	"'credits': [4294967295], 'epochs': [], 'rails': []}",
+	"'credits': [4294967295], 'epochs': [], 'astray': [127], 'rails': []}",
 	"{'type': 'ping', 'n': 9223372036854775807}",
 	"{'type': 'pong', 'n': 0}",
 };

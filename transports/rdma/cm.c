@@ -422,6 +422,7 @@ static bool read_device_events(struct sluice_rail *rail)
 			return false;
 		fatal = event.event_type == IBV_EVENT_DEVICE_FATAL;
 		for (struct sluice_conn *conn = rail->conns; conn != NULL; conn = conn->next) {
+			conn->unsure |= fatal && conn->qp != NULL;
 			if (!about_qp(event.event_type) || conn->qp != event.element.qp)
 				continue;
 			sluice_rdma_cm_fail(conn, -EACCES,

@@ -135,11 +135,31 @@ static int open_queues(struct sluice_conn *conn, struct sluice_error *err)
 	return open_qp(conn, requests, err);
 }
 
+/*
+ * A driver may say of a device that has died under it that its queue pairs are destroyed (mlx5
+ * does), but not that it answers questions. News of it that nobody has read yet may be its end.
+ */
+static bool device_answers(const struct sluice_rail *rail)
+{
+	struct pollfd news = {.fd = rail->verbs->async_fd, .events = POLLIN};
+	struct ibv_port_attr port;
+
+	return ibv_query_port(rail->verbs, rail->id->port_num, &port) == 0 &&
+	       poll(&news, 1, 0) == 0;
+}
+
+static void destroy_qp(struct sluice_conn *conn)
+{
+	if (conn->qp == NULL)
+		return;
+	if (ibv_destroy_qp(conn->qp) != 0 || !device_answers(conn->rail))
+		conn->unsure = true;
+	conn->qp = NULL;
+}
+
 void sluice_rdma_conn_release(struct sluice_conn *conn)
 {
-	if (conn->qp != NULL)
-		ibv_destroy_qp(conn->qp);
-	conn->qp = NULL;
+	destroy_qp(conn);
 	if (conn->id != NULL)
 		rdma_destroy_id(conn->id);
 	conn->id = NULL;
@@ -215,21 +235,21 @@ int sluice_rdma_lane_open(struct sluice_rail *rail, const struct sluice_lane_opt
  * The queue pair is the permission to write. When destroying it has returned, the NIC has
  * finished what it had begun to store and takes nothing more for that number: what the source or
  * the network still hold finds no queue pair. What was placed was stored before: the NIC's answer
- * to the destruction comes behind its own writes.
+ * to the destruction comes behind its own writes. Without that answer nobody knows.
  */
-void sluice_rdma_lane_fence(struct sluice_conn *conn)
+bool sluice_rdma_lane_fence(struct sluice_conn *conn)
 {
 	atomic_store(&conn->phase, RDMA_CLOSED);
 	if (conn->qp != NULL) {
 		if (conn->id != NULL)
 			sluice_rdma_cm_disconnect(conn);
-		ibv_destroy_qp(conn->qp);
-		conn->qp = NULL;
+		destroy_qp(conn);
 	}
 	sluice_rdma_conn_lose(conn, -ESHUTDOWN);
 	/* What was complete is not reported any more: the lane's state is gone. */
 	conn->tx.op_head = conn->tx.op_tail;
 	conn->rx.stash_next = conn->rx.stash_count;
+	return !conn->unsure;
 }
 
 void sluice_rdma_lane_close(struct sluice_conn *conn)

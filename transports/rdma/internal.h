@@ -240,6 +240,7 @@ struct sluice_conn {
 	struct sluice_conn *next;
 	struct rdma_cm_id *id;
 	uint32_t qp_number;
+	bool unsure; /* the device did not say that what it had acknowledged is in memory */
 	bool accepting; /* TARGET: its connection is on its way */
 	bool disconnected;
 	uint64_t drain_request; /* retired pieces: what it had posted then */
@@ -263,7 +264,7 @@ struct rdma_news {
 
 int sluice_rdma_lane_open(struct sluice_rail *rail, const struct sluice_lane_opts *opts,
 	struct sluice_conn **ret_conn, struct sluice_error *err);
-void sluice_rdma_lane_fence(struct sluice_conn *conn);
+bool sluice_rdma_lane_fence(struct sluice_conn *conn);
 void sluice_rdma_lane_close(struct sluice_conn *conn);
 const struct sluice_conn_stats *sluice_rdma_lane_stats(const struct sluice_conn *conn);
 /* Let go of all that the kernel counts; idempotent. No worker uses it any more. */

@@ -53,6 +53,8 @@ static void lose_lanes(struct sluice_rail *rail)
  * ids work by the event channel, all else is in the rail's own. What librdmacm has there (a domain)
  * goes with the file; that it cannot free it a second time does no harm. A device that comes back,
  * if only under the same name, has another index, by which librdmacm knows it as a new one.
+ *
+ * While the rail's id holds the context: once librdmacm has noticed, the last id that goes frees it.
  */
 static void close_for_librdmacm(struct ibv_context *cm_verbs)
 {
@@ -86,10 +88,10 @@ void sluice_rdma_rail_removed(struct sluice_rail *rail)
 	}
 	sluice_rdma_mem_release_all(rail);
 	sluice_rdma_domain_close(rail); /* which ends that its descriptor is watched */
-	rdma_destroy_id(rail->id);
-	rail->id = NULL;
 	close_for_librdmacm(rail->cm_verbs);
 	rail->cm_verbs = NULL;
+	rdma_destroy_id(rail->id);
+	rail->id = NULL;
 	look_again(rail, LOOK_AGAIN_S);
 }
 

@@ -231,6 +231,17 @@ void sluice_sim_rail_set_down(struct sluice_rail *rail, bool down)
 		sim_conn_kill(conn, -ENETDOWN);
 }
 
+void sluice_sim_rail_break(struct sluice_rail *rail)
+{
+	sluice_sim_rail_set_down(rail, true);
+	for (struct sluice_conn *conn = rail->conns; conn != NULL; conn = conn->next) {
+		if (conn->opts.role != SLUICE_ROLE_TARGET || conn->in == NULL || conn->fenced)
+			continue;
+		sim_pipe_vanish(conn->in);
+		conn->unsure = !rail->world->opts.placed_is_visible;
+	}
+}
+
 static void deadline_passes(struct sluice_conn *conn)
 {
 	struct sluice_conn *peer = conn->out->receiver;
@@ -274,12 +285,12 @@ void sim_conn_event(struct sim_pipe *pipe, enum sim_event_kind kind)
 
 /* ---- Fence and close ---- */
 
-void sim_lane_fence(struct sluice_conn *conn)
+bool sim_lane_fence(struct sluice_conn *conn)
 {
 	struct sluice_conn *peer = conn->out->receiver;
 
 	if (conn->fenced)
-		return;
+		return !conn->unsure;
 	conn->fenced = true;
 	if (conn->matched) {
 		bool alive = link_alive(conn);
@@ -291,6 +302,7 @@ void sim_lane_fence(struct sluice_conn *conn)
 		}
 	}
 	conn_lose(conn, -ECONNABORTED);
+	return !conn->unsure;
 }
 
 static void rail_unlink(struct sluice_conn *conn)

@@ -116,6 +116,7 @@ struct sluice_conn {
 	bool connected, connected_reported;
 	bool lost, lost_reported; /* this end knows; the lane may be dead longer */
 	bool fenced;
+	bool unsure; /* its NIC died: nobody knows what of the placed writes has landed */
 	int lost_status;
 	int refused_status; /* of a REFUSED or NOTICE under way */
 	uint64_t stalled_until_ns;
@@ -197,6 +198,8 @@ void sim_pipe_die(struct sim_pipe *pipe);
 void sim_pipe_abandon(struct sim_pipe *pipe);
 /* Nothing arrives or becomes visible after this. */
 void sim_pipe_fence(struct sim_pipe *pipe);
+/* The target's NIC is gone, with what it had placed and not yet brought to memory: a fence too. */
+void sim_pipe_vanish(struct sim_pipe *pipe);
 bool sim_pipe_reads_from(const struct sim_pipe *pipe, const struct sluice_span *span);
 
 /* ---- rail.c ---- */
@@ -207,7 +210,7 @@ const struct sluice_mem *sim_mem_find(
 /* ---- conn.c ---- */
 int sim_lane_open(struct sluice_rail *rail, const struct sluice_lane_opts *opts,
 	struct sluice_conn **ret_conn, struct sluice_error *err);
-void sim_lane_fence(struct sluice_conn *conn);
+bool sim_lane_fence(struct sluice_conn *conn);
 void sim_lane_close(struct sluice_conn *conn);
 /* Try the hello of @source on every waiting connection of the target's rail. */
 void sim_conn_greet(struct sluice_rail *rail, struct sluice_conn *source);

@@ -575,26 +575,45 @@ void sim_pipe_abandon(struct sim_pipe *pipe)
 	sim_events_drop(pipe, KIND(SIM_READ_FRONT) | KIND(SIM_READ_BACK));
 }
 
-void sim_pipe_fence(struct sim_pipe *pipe)
+/* Everything that is still on its way here ends. Returns the WRITEs among what had arrived. */
+static uint64_t discard(struct sim_pipe *pipe)
 {
-	struct sluice_sim_world *world = pipe->world;
-	uint64_t visible_before = pipe->visible;
+	uint64_t writes = 0;
 
-	if (pipe->fenced)
-		return;
-	if (!world->opts.fence_discards_unflushed)
-		sim_pipe_show(pipe, pipe->arrived);
 	for (uint64_t i = pipe->visible; i < pipe->arrived; i++)
-		world->stats.discarded_by_fence += op_at(pipe, i)->kind == SLUICE_OP_WRITE;
-	world->stats.discarded_by_fence += arrivals_end(pipe) - pipe->arrived;
-	world->stats.fences++;
+		writes += op_at(pipe, i)->kind == SLUICE_OP_WRITE;
 	tell_flushed(pipe, 0);
-	sim_trace(
-		pipe, "fenced", pipe->visible - visible_before, arrivals_end(pipe) - pipe->arrived);
 	pipe->visible = pipe->executed = pipe->cut = pipe->arrived;
 	pipe->sends_waiting = 0;
 	pipe->dead = pipe->fenced = true;
 	pipe->arrive_armed = pipe->visible_armed = pipe->ack_armed = false;
 	sim_events_drop(
 		pipe, KIND(SIM_ARRIVE) | KIND(SIM_VISIBLE) | KIND(SIM_ACK) | KIND(SIM_DEATH));
+	return writes;
+}
+
+void sim_pipe_fence(struct sim_pipe *pipe)
+{
+	struct sluice_sim_world *world = pipe->world;
+	uint64_t visible_before = pipe->visible;
+	uint64_t under_way = arrivals_end(pipe) - pipe->arrived;
+
+	if (pipe->fenced)
+		return;
+	if (!world->opts.fence_discards_unflushed)
+		sim_pipe_show(pipe, pipe->arrived);
+	world->stats.fences++;
+	sim_trace(pipe, "fenced", pipe->visible - visible_before, under_way);
+	world->stats.discarded_by_fence += discard(pipe) + under_way;
+}
+
+void sim_pipe_vanish(struct sim_pipe *pipe)
+{
+	uint64_t writes;
+
+	if (pipe->fenced)
+		return;
+	writes = discard(pipe);
+	pipe->world->stats.vanished += writes;
+	sim_trace(pipe, "vanishes", writes, 0);
 }

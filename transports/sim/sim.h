@@ -20,6 +20,7 @@
  * - A lane that dies tells its source after a while and its target after a while or never.
  *   Some of what was under way still lands at the target ("late writes"), the last of it
  *   perhaps cut short, until the target's lane_fence.
+ * - A NIC that dies takes along what it has not yet brought to memory (sluice_sim_rail_break).
  *
  * Threading: one thread for a world and everything in it. Never the real clock.
  */
@@ -95,6 +96,7 @@ struct sluice_sim_stats {
 	uint64_t cut_short; /* late writes of which only the beginning arrived */
 	uint64_t torn_reads; /* both halves were read at different moments */
 	uint64_t discarded_by_fence; /* arrived or under way, and never landed */
+	uint64_t vanished; /* placed, and lost with the target's NIC */
 	uint64_t stalls;
 };
 
@@ -123,6 +125,10 @@ void sluice_sim_lane_kill(struct sluice_conn *conn);
 /* A rail dies now, with every lane of it, or is there again. While it is down no lane can be opened
    with it, and a hello that is sent to it goes unanswered until its deadline. */
 void sluice_sim_rail_set_down(struct sluice_rail *rail, bool down);
+/* The same, and its NIC takes along what it has not yet brought to memory: writes to this end that
+   are placed and not visible never land, and lane_fence does not vouch for any (but where PLACED
+   means visible). sluice_sim_rail_set_down(rail, false) brings it back. */
+void sluice_sim_rail_break(struct sluice_rail *rail);
 
 /* The transport's configuration; the table of parameters is empty. */
 struct sluice_sim_conf {

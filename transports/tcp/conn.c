@@ -125,6 +125,9 @@ static int open_source(
 	if (conn->fd < 0)
 		return sluice_fail(err, -errno, "tcp-lane", "cannot open a socket: %m");
 	sluice_tcp_socket_setup(conn->rail, conn->fd);
+	if (conn->rail->conf.send_buffer_bytes == 0 && sluice_inet_is_loopback(&conn->peer))
+		setsockopt(conn->fd, SOL_SOCKET, SO_SNDBUF, &(int){TCP_LOOPBACK_SEND_BYTES},
+			sizeof(int));
 	sluice_tcp_zerocopy_setup(conn);
 	conn->state = TCP_CONN_CONNECTING;
 	return bind_local(conn, err);
@@ -178,7 +181,7 @@ out_free:
  * Nothing lands without this process reading the socket, and only poll reads it, which does
  * not run now (the contract) and finds no socket later.
  */
-void sluice_tcp_lane_fence(struct sluice_conn *conn)
+bool sluice_tcp_lane_fence(struct sluice_conn *conn)
 {
 	int fd = handover_close(conn);
 
@@ -187,6 +190,7 @@ void sluice_tcp_lane_fence(struct sluice_conn *conn)
 	sluice_tcp_conn_lose(conn, -ESHUTDOWN);
 	/* What the peer had acknowledged is not reported any more: the lane's state is gone. */
 	conn->tx.inflight_head = conn->tx.inflight_tail;
+	return true; /* nothing is acknowledged before it is stored */
 }
 
 void sluice_tcp_lane_close(struct sluice_conn *conn)

@@ -40,7 +40,9 @@
 #define TCP_ZEROCOPY_REAPS_MAX   16u /* notifications of one poll */
 #define TCP_BOUNCE_BYTES         (256u << 10) /* payload with a checksum is copied here first */
 #define TCP_FAULT_BYTES          (64u << 10) /* the kernel's fault-around, see memory.c */
-#define TCP_ACK_BYTES            (1u << 20) /* placed without an acknowledgement, while more waits */
+/* What a lane within this host keeps in the kernel: more only leaves the cache before it is read. */
+#define TCP_LOOPBACK_SEND_BYTES (256 << 10)
+#define TCP_ACK_BYTES           (1u << 20) /* placed without an acknowledgement, while more waits */
 
 /* ---- rails and memory (rail.c, memory.c) ---- */
 
@@ -246,7 +248,7 @@ void sluice_tcp_conn_lose(struct sluice_conn *conn, int status);
 
 int sluice_tcp_lane_open(struct sluice_rail *rail, const struct sluice_lane_opts *opts,
 	struct sluice_conn **ret_conn, struct sluice_error *err);
-void sluice_tcp_lane_fence(struct sluice_conn *conn);
+bool sluice_tcp_lane_fence(struct sluice_conn *conn);
 void sluice_tcp_lane_close(struct sluice_conn *conn);
 const struct sluice_conn_stats *sluice_tcp_lane_stats(const struct sluice_conn *conn);
 uint32_t sluice_tcp_poll(

@@ -28,7 +28,8 @@ const struct sluice_param sluice_tcp_params[] = {
 		.help = "send small frames at once (TCP_NODELAY)"},
 	{"send-buffer", SLUICE_PARAM_SIZE, SLUICE_FIELD(struct tcp_conf, send_buffer_bytes), "0",
 		.min = 0, .max = 1ull << 30,
-		.help = "bytes the kernel keeps per lane to send; 0 lets the kernel choose"},
+		.help = "bytes the kernel keeps per lane to send; 0: 256 KiB within this host, "
+			"else the kernel chooses"},
 	{"receive-buffer", SLUICE_PARAM_SIZE, SLUICE_FIELD(struct tcp_conf, receive_buffer_bytes),
 		"0", .min = 0, .max = 1ull << 30,
 		.help = "bytes the kernel keeps per lane to receive; 0 lets the kernel choose"},
