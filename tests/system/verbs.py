@@ -19,6 +19,7 @@ import types
 import lab as lab_module
 from hand import MIB, PAGE, Engine, answer_source, engine_of_nobody, memfd, migrate_by_hand
 from lab import ENDED, PATIENT, LabTest, guest, lane_settings, migrate, wait_until
+from network import dead_wires
 from qmp import PATIENCE_S, QmpError
 
 HUGE = 2 * MIB
@@ -29,24 +30,6 @@ GONE_S = 4
 LOOK_S = 1  # how often an engine looks whether a device is back, at first
 ETH_P_ALL = 3
 ROCE_V2_PORT = 4791
-
-
-def write_setting(path, value):
-    with open(path, "w", encoding="ascii") as file:
-        file.write(value)
-
-
-@contextlib.contextmanager
-def dead_wires(*rails):
-    """The far ends of these cables take no packet of this host; nobody is told."""
-    write_setting("/proc/sys/net/ipv4/conf/all/accept_local", "0")
-    for rail in rails:
-        write_setting(f"/proc/sys/net/ipv4/conf/rail{rail}b/accept_local", "0")
-    try:
-        yield
-    finally:
-        for rail in rails:
-            write_setting(f"/proc/sys/net/ipv4/conf/rail{rail}b/accept_local", "1")
 
 
 class Memlock(LabTest):
