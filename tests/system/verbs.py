@@ -19,6 +19,7 @@ import types
 import lab as lab_module
 from hand import MIB, PAGE, Engine, answer_source, engine_of_nobody, memfd, migrate_by_hand
 from lab import ENDED, PATIENT, LabTest, guest, lane_settings, migrate, wait_until
+from network import dead_wires
 from qmp import PATIENCE_S, QmpError
 
 HUGE = 2 * MIB
@@ -26,26 +27,9 @@ MEMLOCK = 8 * MIB
 LARGE = 320 * MIB  # more than the spare part of a memlock limit
 REMOVAL_S = 20
 GONE_S = 4
+LOOK_S = 1  # how often an engine looks whether a device is back, at first
 ETH_P_ALL = 3
 ROCE_V2_PORT = 4791
-
-
-def write_setting(path, value):
-    with open(path, "w", encoding="ascii") as file:
-        file.write(value)
-
-
-@contextlib.contextmanager
-def dead_wires(*rails):
-    """The far ends of these cables take no packet of this host; nobody is told."""
-    write_setting("/proc/sys/net/ipv4/conf/all/accept_local", "0")
-    for rail in rails:
-        write_setting(f"/proc/sys/net/ipv4/conf/rail{rail}b/accept_local", "0")
-    try:
-        yield
-    finally:
-        for rail in rails:
-            write_setting(f"/proc/sys/net/ipv4/conf/rail{rail}b/accept_local", "1")
 
 
 class Memlock(LabTest):
@@ -99,6 +83,18 @@ class Memlock(LabTest):
             check = {c["name"]: c for c in vmm.command("preflight")["checks"]}["memlock"]
             print(f"  in pieces of {pieces}: {check}", flush=True)
             self.assertEqual(check["result"], "ok")
+
+
+class Auto(LabTest):
+    def test_why_there_is_no_tcp(self):
+        """The last one that `auto` tries fails, and another one is there: the reason is kept."""
+        settings = {"transport": "auto", "rail": "rdma=10.77.0.1,tcp=host7:0", "lane-security": "none"}
+        engine = Engine(self.lab, "engine", **settings)
+        reply = engine.vmm.command("query-placement")
+        print(f"  {reply['lacks']}", flush=True)
+        self.assertEqual([rail["transport"] for rail in reply["rails"]], ["rdma"])
+        self.assertEqual([lack["transport"] for lack in reply["lacks"]], ["tcp"])
+        self.assertIn("host7", reply["lacks"][0]["reason"])
 
 
 class Discards(LabTest):
@@ -180,7 +176,90 @@ class Packets(LabTest):
             self.assertEqual(self.tos_of_packets(traffic_class), {traffic_class})
 
 
-class Loss(LabTest):
+class Devices(LabTest):
+    """What removes RDMA devices, and brings them back."""
+
+    def rdma(self, *arguments):
+        """Not waited for longer: a removal that an engine holds up cannot even be killed."""
+        command = " ".join(("rdma", "link", *arguments))
+        child = subprocess.Popen(command.split())  # pylint: disable=consider-using-with
+        wait_until(command, lambda: child.poll() is not None, REMOVAL_S)
+        self.assertEqual(child.returncode, 0, command)
+
+    def bring_back(self, device):
+        if not os.path.exists(f"/sys/class/infiniband/{device}"):
+            self.rdma("add", device, "type", "rxe", "netdev", device.replace("rxe", "rail"))
+
+    def remove(self, device):
+        """The kernel lets go of it only when nobody uses it any more."""
+        self.addCleanup(self.bring_back, device)
+        begin = time.monotonic()
+        self.rdma("delete", device)
+        print(f"  {device} was gone after {time.monotonic() - begin:.1f} s", flush=True)
+
+
+class Return(Devices):
+    """A device comes back to an engine with a large guest."""
+
+    def error(self, vmm):
+        return vmm.command("query-placement")["rails"][0].get("error", "")
+
+    def test_it_answers_meanwhile(self):
+        """Memory is registered a little at a time: what else the engine does goes on."""
+        engine = Engine(self.lab, "engine", **{"rdma.registration-size": "2M"})
+        engine.add_memory("ram", LARGE)
+        self.remove("rxe0a")
+        engine.regions["ram"].madvise(mmap.MADV_REMOVE)  # so that registering takes its time
+        self.bring_back("rxe0a")
+        answers = [time.monotonic()]
+        while self.error(engine.vmm) and time.monotonic() - answers[0] < PATIENCE_S:
+            answers.append(time.monotonic())
+        answers.append(time.monotonic())
+        longest = max(b - a for a, b in zip(answers, answers[1:]))
+        print(f"  {len(answers)} answers in {answers[-1] - answers[0]:.2f} s, the longest took "
+              f"{longest:.2f} s", flush=True)
+        self.assertEqual(self.error(engine.vmm), "")
+        self.assertLess(longest, (answers[-1] - answers[0]) / 2)
+
+    def limit(self, process, memlock):
+        subprocess.run(["prlimit", "--pid", str(process.pid), f"--memlock={memlock}:"], check=True)
+
+    def attempts(self, vmm, count):
+        """When it registered something, seconds; what is closer together is one attempt."""
+        times, last, begin = [], None, time.monotonic()
+        while len(times) < count and time.monotonic() - begin < REMOVAL_S:
+            reply, now = vmm.command("query-stats")["registered-bytes"], time.monotonic()
+            if reply != last and (not times or now - times[-1] > LOOK_S / 2):
+                times.append(now)
+            last = reply
+            time.sleep(LOOK_S / 20)
+        return times
+
+    def test_it_cannot_be_taken_back(self):
+        """The reason is told; it is tried again and again, but less and less; then it works."""
+        size = 64 * MIB
+        vmm, process = engine_of_nobody(self, "engine", LARGE, pin="none", **PATIENT,
+                                        **lane_settings(0), **{"rdma.registration-size": "2M"})
+        with memfd(size) as fd:
+            vmm.command("getfd", fd=fd, fdname="ram")
+            vmm.command("memory-add", id="ram", fdname="ram", size=size, gpa=0)
+        self.remove("rxe0a")
+        self.limit(process, size)
+        self.bring_back("rxe0a")
+        wait_until("it says why", lambda: "memlock" in self.error(vmm), REMOVAL_S)
+        print(f"  {self.error(vmm)}", flush=True)
+        self.assertIn("device was removed", self.error(vmm))
+        told = " ".join(check["text"] for check in vmm.command("preflight")["checks"])
+        self.assertRegex(told, "has lost its device.*memlock")
+        times = self.attempts(vmm, 4)[1:]  # the first is what was before
+        waits = [b - a for a, b in zip(times, times[1:])]
+        print(f"  tried again after {waits} s", flush=True)
+        self.assertGreater(waits[1], 1.4 * waits[0])
+        self.limit(process, LARGE)
+        wait_until("it is taken back", lambda: not self.error(vmm), PATIENCE_S)
+
+
+class Loss(Devices):
     """A live guest, and cables that go dead under its lanes."""
 
     def begin(self, rails):
@@ -249,24 +328,6 @@ class Loss(LabTest):
         self.assertGreaterEqual(result["pauses"], 1)
 
     # ---- devices that are taken away under lanes that use them ----
-
-    def rdma(self, *arguments):
-        """Not waited for longer: a removal that an engine holds up cannot even be killed."""
-        command = " ".join(("rdma", "link", *arguments))
-        child = subprocess.Popen(command.split())  # pylint: disable=consider-using-with
-        wait_until(command, lambda: child.poll() is not None, REMOVAL_S)
-        self.assertEqual(child.returncode, 0, command)
-
-    def bring_back(self, device):
-        if not os.path.exists(f"/sys/class/infiniband/{device}"):
-            self.rdma("add", device, "type", "rxe", "netdev", device.replace("rxe", "rail"))
-
-    def remove(self, device):
-        """The kernel lets go of it only when nobody uses it any more."""
-        self.addCleanup(self.bring_back, device)
-        begin = time.monotonic()
-        self.rdma("delete", device)
-        print(f"  {device} was gone after {time.monotonic() - begin:.1f} s", flush=True)
 
     def rails(self, host):
         return host.engine_command("query-placement")["rails"]
