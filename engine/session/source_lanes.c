@@ -66,6 +66,18 @@ static void choose_pause(struct sluice_source *s, struct sluice_lane_slot *slot)
 	slot->tries++;
 }
 
+/* In setup a lane that is gone while none stands, nor is on its way, ends it all: whether it did. */
+static bool was_last_hope(struct sluice_source *s, uint32_t lane, int status)
+{
+	if (s->state != SOURCE_SETUP || count_standing(s, SLUICE_LANE_ACTIVE) != 0 ||
+		count_standing(s, SLUICE_LANE_CONNECTING) != 0 ||
+		count_standing(s, SLUICE_LANE_OPENING) != 0)
+		return false;
+	source_fail_text(s, status, "lane %u could not be connected, nor any other: %s", lane,
+		s->last_lane_why);
+	return true;
+}
+
 /* A lane that ended by itself knows more than its errno. */
 static void lane_lost(struct sluice_source *s, uint32_t lane, int status, bool ended)
 {
@@ -76,13 +88,8 @@ static void lane_lost(struct sluice_source *s, uint32_t lane, int status, bool e
 	why = slot_of(s, lane)->why_lost;
 	snprintf(s->last_lane_why, sizeof(s->last_lane_why), "%s",
 		ended && *why != '\0' ? why : strerror(-status));
-	if (s->state == SOURCE_SETUP && count_standing(s, SLUICE_LANE_ACTIVE) == 0 &&
-		count_standing(s, SLUICE_LANE_CONNECTING) == 0 &&
-		count_standing(s, SLUICE_LANE_OPENING) == 0) {
-		source_fail_text(s, status, "lane %u could not be connected, nor any other: %s",
-			lane, s->last_lane_why);
+	if (was_last_hope(s, lane, status))
 		return;
-	}
 	ask_fence(s, lane);
 	if (SLUICE_PLANTED(NO_FENCE))
 		reclaim(s, lane, false);
@@ -240,7 +247,10 @@ void source_on_lane_ticket(struct sluice_source *s, const json_t *message)
 		choose_pause(s, slot_of(s, lane));
 		slot_of(s, lane)->epoch = epoch;
 		slot_of(s, lane)->standing = SLUICE_LANE_FENCING;
-		ask_fence(s, lane);
+		snprintf(s->last_lane_why, sizeof(s->last_lane_why), "%.*s",
+			SLUICE_LANE_WHY_BYTES - 1, err.text);
+		if (!was_last_hope(s, lane, r))
+			ask_fence(s, lane);
 	}
 }
 

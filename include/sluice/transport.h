@@ -59,7 +59,8 @@ struct sluice_span {
 
 enum sluice_access {
 	SLUICE_ACCESS_LOCAL_READ = 1 << 0, /* source: WRITEs read from it */
-	SLUICE_ACCESS_REMOTE_WRITE = 1 << 1, /* target: the peer's WRITE and ZERO land in it */
+	SLUICE_ACCESS_REMOTE_WRITE = 1 << 1, /* target: the peer's WRITE and ZERO land in it, while
+						mem_admit lets them */
 };
 
 enum sluice_role {
@@ -248,6 +249,12 @@ struct sluice_transport {
 	int (*mem_register)(struct sluice_rail *rail, const struct sluice_span *span,
 		uint32_t access, struct sluice_mem **ret_mem, struct sluice_error *err);
 	void (*mem_unregister)(struct sluice_mem *mem);
+	/* TARGET: let the peer's WRITEs and ZEROs into @mem (with SLUICE_ACCESS_REMOTE_WRITE), or no
+	   more. At first they are not let in. After it has returned with @admit false none lands
+	   there any more, over any lane of the rail; a lane that brings one is lost. An exception
+	   are WRITEs that a NIC places by itself: whoever was given the key of @mem and still has
+	   a lane keeps that permission until the lane is fenced or @mem unregistered. */
+	void (*mem_admit)(struct sluice_mem *mem, bool admit); /* NULL is allowed */
 	/* The pages behind this range of @mem were given back to the system: before it is used
 	   again its registration must hold the pages that come in their place. Offsets are bytes
 	   from the span's start, page aligned. Lanes may run; what they have in flight there may

@@ -25,7 +25,7 @@ import tempfile
 SERIES = (("6.12", r"linux-image-6\.12\.(\d+)\+deb\d+-amd64"), ("6.1", r"linux-image-6\.1\.0-(\d+)-amd64"))
 # What they depend on is found; crc32 is what soft-RoCE asks the crypto layer for by name.
 BOOT_MODULES = ("9pnet_virtio", "9p", "overlay")
-RDMA_MODULES = ("crc32_generic", "crc32c_generic", "libcrc32c", "ib_uverbs", "rdma_ucm", "rdma_rxe", "veth")
+RDMA_MODULES = ("crc32_generic", "crc32c_generic", "libcrc32c", "ib_uverbs", "rdma_ucm", "rdma_rxe", "veth", "tcp_diag")
 APPLETS = ("cat", "chroot", "hostname", "insmod", "ip", "kill", "ln", "mkdir", "mkfifo", "mount",
            "reboot", "setsid", "sh", "sleep", "stty", "umount")
 

@@ -10,12 +10,12 @@ import os
 import time
 
 import lab as lab_module
-from lab import ENDED, LabTest, migrate, wait_until
+from lab import ENDED, IN_LAB, LabTest, guest, migrate, wait_until
 from qmp import PATIENCE_S, QmpError
 
 CANCELS = int(os.environ.get("SLUICE_CANCELS", "20"))
 OPTIONS = {"ram": "96M", "vcpus": 2, "accel": "kvm", "pattern": "hotset", "rate": 60000,
-           "engine_set": {"downtime-limit": "3ms", "sync-interval": "50ms", "lanes": 4}}
+           "engine_set": {"downtime-limit": "300ms" if IN_LAB else "3ms", "sync-interval": "50ms", "lanes": 4}}
 
 
 def cancel(operator):
@@ -56,8 +56,8 @@ class Cancel(LabTest):
     def test_cancels(self):
         lab = self.lab
         witness = os.path.join(lab.folder, "witness")
-        source = lab.host("one", witness=witness, **OPTIONS)
-        target = lab.host("other", witness=witness, incoming="yes", **OPTIONS)
+        source = lab.host("one", witness=witness, **guest(**OPTIONS))
+        target = lab.host("other", witness=witness, incoming="yes", **guest(**OPTIONS))
         source.wait_ready()
         duration_s = migrate(source, target)["total-time"] / 1000
         source, target = target, source

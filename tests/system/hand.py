@@ -173,7 +173,10 @@ class Attempts:
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
 
     def settle(self):
-        """Into the list that is being made, or against the page."""
+        """Into the list that is being made, or against the page. Over RDMA neither: a rail and its keys
+        look different there, and the page is what any machine can write."""
+        if lab_module.OVER_RDMA:
+            return
         made = os.environ.get("SLUICE_HOSTILE_LIST")
         if made:
             with open(made, "a", encoding="utf-8") as file:

@@ -20,7 +20,7 @@ import statistics
 import time
 
 import lab as lab_module
-from lab import ENDED, LabTest, migrate, wait_until
+from lab import ENDED, IN_LAB, LabTest, guest, migrate, wait_until
 from qmp import PATIENCE_S, QmpClosed, QmpError
 
 KILLS = int(os.environ.get("SLUICE_KILLS", "50"))
@@ -31,7 +31,7 @@ HELP_AFTER_S = 1.0
 LINGER_S = 0.5
 OPTIONS = {"ram": "128M", "vcpus": 2, "regions": 2, "accel": "kvm", "pattern": "uniform",
            "rate": 60000,
-           "engine_set": {"downtime-limit": "2ms", "memory-budget": "1M", "sync-interval": "50ms", "lanes": 2,
+           "engine_set": {"downtime-limit": "300ms" if IN_LAB else "2ms", "memory-budget": "1M", "sync-interval": "50ms", "lanes": 2,
                           "recover-timeout": "1500ms",
                           "linger": f"{int(LINGER_S * 1000)}ms"}}
 
@@ -279,7 +279,7 @@ class Kill(LabTest):
     def start(self, lab, incoming):
         self.count += 1
         return lab.host(f"host{self.count}", witness=os.path.join(lab.folder, self.witness),
-                        incoming="yes" if incoming else "no", **OPTIONS)
+                        incoming="yes" if incoming else "no", **guest(**OPTIONS))
 
     def restart(self, lab):
         """A new guest, its own witness."""
@@ -320,11 +320,12 @@ class Kill(LabTest):
                     print(f"  {victim:13} {moment:7} {text}", flush=True)
 
     def plan(self, lab):
-        """(victim, moment): all pairs in turn, in random order."""
-        pairs = [(VICTIMS[i % len(VICTIMS)], MOMENTS[i // len(VICTIMS) % len(MOMENTS)])
-                 for i in range(KILLS)]
-        lab.random.shuffle(pairs)
-        return pairs
+        """(victim, moment): all pairs in random order, then all again."""
+        pairs = [(victim, moment) for victim in VICTIMS for moment in MOMENTS]
+        plan = []
+        while len(plan) < KILLS:
+            plan += lab.random.sample(pairs, len(pairs))
+        return plan[:KILLS]
 
     def test_kills(self):
         table = collections.defaultdict(collections.Counter)

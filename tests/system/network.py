@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""Two hosts and cables between them: network namespaces and veth pairs, for the tests of this folder."""
+"""network: cables that tests make, pull or cut. Two hosts are network namespaces with veth pairs between
+them; the cables of RDMA devices are those of scripts/rxe-setup.
+"""
 
 import contextlib
 import os
@@ -52,3 +54,23 @@ class NetworkTest(LabTest):
         """The names; the rest goes with the processes inside."""
         for netns in self.namespaces:
             subprocess.run(["ip", "netns", "del", netns], stderr=subprocess.DEVNULL, check=False)
+
+
+# ---- cables of RDMA devices ----
+
+def write_setting(path, value):
+    with open(path, "w", encoding="ascii") as file:
+        file.write(value)
+
+
+@contextlib.contextmanager
+def dead_wires(*rails):
+    """The far ends of these cables take no packet of this host; nobody is told."""
+    write_setting("/proc/sys/net/ipv4/conf/all/accept_local", "0")
+    for rail in rails:
+        write_setting(f"/proc/sys/net/ipv4/conf/rail{rail}b/accept_local", "0")
+    try:
+        yield
+    finally:
+        for rail in rails:
+            write_setting(f"/proc/sys/net/ipv4/conf/rail{rail}b/accept_local", "1")

@@ -19,6 +19,7 @@ import types
 import lab as lab_module
 from hand import MIB, PAGE, Engine, answer_source, engine_of_nobody, memfd, migrate_by_hand
 from lab import ENDED, PATIENT, LabTest, guest, lane_settings, migrate, wait_until
+from network import dead_wires
 from qmp import PATIENCE_S, QmpError
 
 HUGE = 2 * MIB
@@ -31,27 +32,9 @@ ETH_P_ALL = 3
 ROCE_V2_PORT = 4791
 
 
-def write_setting(path, value):
-    with open(path, "w", encoding="ascii") as file:
-        file.write(value)
-
-
 def limit_memlock(process, memlock):
     """The soft limit, of a process that runs."""
     subprocess.run(["prlimit", "--pid", str(process.pid), f"--memlock={memlock}:"], check=True)
-
-
-@contextlib.contextmanager
-def dead_wires(*rails):
-    """The far ends of these cables take no packet of this host; nobody is told."""
-    write_setting("/proc/sys/net/ipv4/conf/all/accept_local", "0")
-    for rail in rails:
-        write_setting(f"/proc/sys/net/ipv4/conf/rail{rail}b/accept_local", "0")
-    try:
-        yield
-    finally:
-        for rail in rails:
-            write_setting(f"/proc/sys/net/ipv4/conf/rail{rail}b/accept_local", "1")
 
 
 class Memlock(LabTest):
@@ -145,6 +128,32 @@ class Discards(LabTest):
         migrate_by_hand(source, target)
         for offset, size in holes:
             self.assertNotEqual(target.regions["ram"][offset:offset + size], bytes(size))
+
+    def pinned_mib(self, engine):
+        with open(f"/proc/{engine.process.pid}/status", encoding="ascii") as status:
+            return int(re.search(r"VmPin:\s+(\d+)", status.read()).group(1)) // 1024
+
+    def test_while_paused(self):
+        """However long a pause lasts: a piece that is registered anew is not pinned twice."""
+        size = 192 * MIB
+        source, target = (Engine(self.lab, name, lanes=2) for name in ("source", "target"))
+        for engine in (source, target):
+            engine.add_memory("ram", size, fill=ord("x"))
+        source.vmm.command("migrate", uri=target.incoming())
+        sync = answer_source(source, until="DIRTY_SYNC")
+        source.vmm.command("dirty-sync-done", id=sync["id"])
+        wait_until("pages move", lambda: source.vmm.command("query-migrate")["ram"]["transferred"] > 0)
+        before = self.pinned_mib(source)
+        source.vmm.command("migrate-pause")
+        for page in range(8):
+            self.discard(source, page * PAGE, PAGE)
+        after = self.pinned_mib(source)
+        print(f"  pinned: {before} MiB, behind 8 discards {after} MiB", flush=True)
+        self.assertGreater(before, size // MIB)
+        self.assertLessEqual(after, before)
+        source.vmm.command("migrate-recover")
+        self.assertEqual(answer_source(source)["status"], "completed")
+        self.assertEqual(target.regions["ram"][:], source.regions["ram"][:])
 
 
 class Packets(LabTest):
@@ -381,6 +390,18 @@ class Loss(Devices):
 
     def test_all_devices_of_the_target_are_removed(self):
         self.lose_all_devices(lambda: self.target, "rxe0b", "rxe1b")
+
+    def test_a_device_is_back_while_paused(self):
+        """Lanes that wait for the end of a pause hold nothing of it."""
+        watch = self.begin(rails=1)
+        watch.command("migrate-pause")
+        self.remove("rxe0a")
+        wait_until("its rail is gone", lambda: "error" in self.rails(self.source)[0])
+        self.bring_back("rxe0a")
+        wait_until("its rail is back", lambda: "error" not in self.rails(self.source)[0])
+        self.assertEqual(watch.command("query-migrate")["status"], "paused")
+        watch.command("migrate-recover")
+        self.arrive(watch)
 
     def test_devices_of_idle_engines_are_removed(self):
         """No migration has been, and the memory's registrations would be in the way."""

@@ -63,6 +63,7 @@ struct sluice_mem {
 	uint8_t *addr;
 	uint64_t len_bytes;
 	uint64_t address; /* of offset 0, as the NIC knows it */
+	_Atomic bool admits; /* the peer's ZEROs, now */
 	uint32_t piece_shift;
 	uint32_t piece_count;
 	struct rdma_piece pieces[];
@@ -129,6 +130,7 @@ uint64_t sluice_rdma_lock_bytes(const struct sluice_rail *rail, uint64_t guest_b
 int sluice_rdma_mem_register(struct sluice_rail *rail, const struct sluice_span *span,
 	uint32_t access, struct sluice_mem **ret_mem, struct sluice_error *err);
 void sluice_rdma_mem_unregister(struct sluice_mem *mem);
+void sluice_rdma_mem_admit(struct sluice_mem *mem, bool admit); /* receive.c */
 int sluice_rdma_mem_discarded(
 	struct sluice_mem *mem, uint64_t offset, uint64_t len_bytes, struct sluice_error *err);
 int sluice_rdma_mem_export(const struct sluice_mem *mem, uint8_t *key, size_t key_bytes_max);
