@@ -399,8 +399,9 @@ void sluice_rails_remove_memory(struct sluice_engine *engine, struct sluice_regi
 		unregister(engine, region, i);
 }
 
-/* The limit, where that is what stands in the way: for all of the guest and every rail. */
-static int cannot_register(struct sluice_engine *engine, const struct sluice_region *region,
+/* The limit, where that is what stands in the way: for all of the guest and every rail. @where: the
+   command; @what: of the guest. */
+static int cannot_register(const struct sluice_engine *engine, const char *where, const char *what,
 	const struct sluice_engine_rail *rail, const struct sluice_error *why,
 	struct sluice_error *err)
 {
@@ -409,16 +410,14 @@ static int cannot_register(struct sluice_engine *engine, const struct sluice_reg
 	struct rlimit limit = {0};
 
 	getrlimit(RLIMIT_MEMLOCK, &limit);
-	if (sluice_memory_may_lock_all() || limit.rlim_cur == RLIM_INFINITY ||
-		limit.rlim_cur >= needed)
-		return sluice_fail(err, why->code, "memory-add", "%s", why->text);
-	return sluice_fail(err, why->code, "memory-add",
-		"region \"%s\" cannot be registered with rail %.80s: the memlock limit is %llu "
-		"bytes "
-		"and %llu are needed (%llu MiB of memory, %u rails that register it, and their "
-		"lanes); raise it (ulimit -l %llu, LimitMEMLOCK=%llu), or use fewer rails",
-		region->id, rail->name, (unsigned long long)limit.rlim_cur,
-		(unsigned long long)needed,
+	if (why->code != -ENOMEM || sluice_memory_may_lock_all() ||
+		limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= needed)
+		return sluice_fail(err, why->code, where, "%s: %s", what, why->text);
+	return sluice_fail(err, why->code, where,
+		"%s cannot be registered with rail %.80s: the memlock limit is %llu bytes and %llu "
+		"are needed (%llu MiB of memory, %u rails that register it, their lanes and "
+		"discards); raise it (ulimit -l %llu, LimitMEMLOCK=%llu), or use fewer rails",
+		what, rail->name, (unsigned long long)limit.rlim_cur, (unsigned long long)needed,
 		(unsigned long long)(sluice_memory_bytes(&engine->memory) >> 20),
 		engine->memory.rails, (unsigned long long)(needed + 1023) / 1024,
 		(unsigned long long)needed);
@@ -429,8 +428,10 @@ static int register_with_all(struct sluice_engine *engine, struct sluice_region 
 {
 	struct sluice_span span = {
 		.id = region->wire_id, .addr = region->base, .len_bytes = region->len_bytes};
+	char what[SLUICE_REGION_ID_BYTES + 16];
 	int r = 0;
 
+	snprintf(what, sizeof(what), "region \"%s\"", region->id);
 	for (uint32_t i = 0; i < engine->rails.count && r == 0; i++) {
 		struct sluice_engine_rail *rail = &engine->rails.list[i];
 		struct sluice_error why = {0};
@@ -442,7 +443,7 @@ static int register_with_all(struct sluice_engine *engine, struct sluice_region 
 			SLUICE_ACCESS_LOCAL_READ | SLUICE_ACCESS_REMOTE_WRITE, &region->mems[i],
 			&why);
 		if (r < 0)
-			r = cannot_register(engine, region, rail, &why, err);
+			r = cannot_register(engine, "memory-add", what, rail, &why, err);
 	}
 	if (r < 0)
 		sluice_rails_remove_memory(engine, region);
@@ -499,13 +500,19 @@ int sluice_rails_add_memory(
 int sluice_rails_discard(struct sluice_engine *engine, struct sluice_region *region,
 	uint64_t offset, uint64_t len_bytes, struct sluice_error *err)
 {
+	char what[SLUICE_REGION_ID_BYTES + 64];
 	int r = 0;
 
+	snprintf(what, sizeof(what), "what was discarded of region \"%s\"", region->id);
 	for (uint32_t i = 0; i < engine->rails.count && r == 0; i++) {
-		const struct sluice_transport *t = engine->rails.list[i].transport;
+		const struct sluice_engine_rail *rail = &engine->rails.list[i];
+		struct sluice_error why = {0};
 
-		if (region->mems[i] != NULL && t->mem_discarded != NULL)
-			r = t->mem_discarded(region->mems[i], offset, len_bytes, err);
+		if (region->mems[i] == NULL || rail->transport->mem_discarded == NULL)
+			continue;
+		r = rail->transport->mem_discarded(region->mems[i], offset, len_bytes, &why);
+		if (r < 0)
+			r = cannot_register(engine, "memory-discard", what, rail, &why, err);
 	}
 	return r;
 }
@@ -547,9 +554,13 @@ int sluice_rails_add_staging(
 	for (uint32_t i = 0; i < engine->rails.count && r == 0; i++) {
 		struct sluice_engine_rail *rail = &engine->rails.list[i];
 
+		struct sluice_error why = {0};
+
 		if (rail->rail != NULL)
-			r = rail->transport->mem_register(
-				rail->rail, &span, SLUICE_ACCESS_REMOTE_WRITE, &rail->staging, err);
+			r = rail->transport->mem_register(rail->rail, &span,
+				SLUICE_ACCESS_REMOTE_WRITE, &rail->staging, &why);
+		if (r < 0)
+			r = cannot_register(engine, "migrate-incoming", "staging", rail, &why, err);
 	}
 	return r;
 }

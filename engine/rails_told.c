@@ -105,9 +105,7 @@ static void gone_text(const struct sluice_engine_rail *rail, char text[ERROR_BYT
 			"when the device is back");
 	else
 		snprintf(text, ERROR_BYTES,
-			"its device was removed; it is tried again, and could not be used when it "
-			"last was: %.160s",
-			why);
+			"its device was removed, and could not be taken back yet: %.190s", why);
 	sluice_text_make_utf8(text);
 }
 

@@ -13,10 +13,8 @@
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -151,43 +149,17 @@ static void deregister_all(struct sluice_mem *mem)
 	deregister(mem, 0, mem->piece_count - 1);
 }
 
-/* Bytes that this process has pinned, as the kernel counts them against the limit. */
-static uint64_t pinned_bytes(void)
-{
-	FILE *file = fopen("/proc/self/status", "re");
-	unsigned long long kib = 0;
-	char line[128];
-
-	while (file != NULL && fgets(line, sizeof(line), file) != NULL) {
-		if (sscanf(line, "VmPin: %llu kB", &kib) == 1)
-			break;
-	}
-	if (file != NULL)
-		fclose(file);
-	return kib * 1024;
-}
-
-/* Called when nothing of what failed is pinned any more. */
+/* How much may be locked, and is, in all, the engine knows. */
 static int explain(const struct sluice_mem *mem, int status, struct sluice_error *err)
 {
-	uint64_t needed_bytes = pinned_bytes() + mem->len_bytes + RDMA_MEMLOCK_SPARE;
-	struct rlimit limit = {0};
-
-	getrlimit(RLIMIT_MEMLOCK, &limit);
-	if (status == -ENOMEM && limit.rlim_cur != RLIM_INFINITY && limit.rlim_cur < needed_bytes)
-		return sluice_fail(err, status, "rdma-memory",
-			"cannot register %llu MiB with %s: this process may lock %llu KiB, and "
-			"that is not enough; set its memlock limit to %llu KiB (ulimit -l, or "
-			"LimitMEMLOCK= of its unit), which leaves %llu MiB for lanes and staging",
-			(unsigned long long)(mem->len_bytes >> 20), mem->rail->device_name,
-			(unsigned long long)(limit.rlim_cur >> 10),
-			(unsigned long long)(needed_bytes >> 10),
-			(unsigned long long)(RDMA_MEMLOCK_SPARE >> 20));
 	return sluice_fail(err, status, "rdma-memory",
-		"cannot register %llu MiB in pieces of %llu MiB with %s: %s; its limits are %llu "
+		"cannot register %llu MiB in pieces of %llu MiB with %s: %s; %sits limits are %llu "
 		"registrations of %llu MiB",
 		(unsigned long long)(mem->len_bytes >> 20), (1ull << mem->piece_shift) >> 20,
 		mem->rail->device_name, strerror(-status),
+		status == -ENOMEM ? "most likely the memlock limit is too low (`sluice preflight` "
+				    "says what is needed), else "
+				  : "",
 		(unsigned long long)mem->rail->device.max_mr,
 		(unsigned long long)(mem->rail->device.max_mr_size >> 20));
 }
