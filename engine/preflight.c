@@ -287,12 +287,15 @@ static void check_transport(struct preflight *p)
 	for (uint32_t i = 0; i < rails->count; i++) {
 		const struct sluice_engine_rail *rail = &rails->list[i];
 
-		if (rail->rail != NULL && sluice_rail_is_gone(rail->transport, rail->rail))
+		if (rail->rail != NULL && sluice_rail_is_gone(rail->transport, rail->rail)) {
+			const char *why = rail->transport->rail_stats(rail->rail)->gone_why;
+
 			add(p, "rail", WARNING,
-				"rail %s has lost its device: it was removed, and is used again "
-				"when it is back",
-				rail->name);
-		else if (rail->listen_error[0] != '\0')
+				"rail %s has lost its device: it was removed, and %s%s", rail->name,
+				why[0] == '\0' ? "is used again when it is back"
+					       : "when it was tried last: ",
+				why);
+		} else if (rail->listen_error[0] != '\0')
 			add(p, "rail", WARNING, "rail %s cannot wait for lanes: %s", rail->name,
 				rail->listen_error);
 	}

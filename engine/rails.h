@@ -65,6 +65,11 @@ int sluice_rail_items_parse(const char *text, struct sluice_rail_item items[SLUI
 int sluice_rails_open(struct sluice_engine *engine, const struct sluice_settings *settings,
 	struct sluice_error *err);
 void sluice_rails_close(struct sluice_engine *engine); /* memory is no longer registered */
+static inline bool sluice_rail_registers(const struct sluice_engine_rail *rail)
+{
+	return rail->rail != NULL && (rail->limits.caps & SLUICE_CAP_REGISTERS_MEMORY) != 0;
+}
+
 /* Tell memory how many rails register it, and what these lock. */
 void sluice_rails_count_memory(struct sluice_engine *engine);
 

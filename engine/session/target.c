@@ -70,6 +70,8 @@ void target_enter(struct sluice_target *t, enum target_state state)
 	const char *before = sluice_target_status(t);
 
 	SLUICE_ASSERT(!sluice_target_is_over(t));
+	if (t->state < TARGET_PREPARED && state >= TARGET_PREPARED)
+		target_regions_shut(t); /* each lane is fenced or closed */
 	t->state = state;
 	if (sluice_target_is_over(t))
 		t->over_ns = target_now(t);
@@ -154,6 +156,8 @@ void sluice_target_destroy(struct sluice_target *t)
 	if (t == NULL)
 		return;
 	sluice_lane_set_close_all(&t->lanes);
+	if (t->state < TARGET_PREPARED)
+		target_regions_shut(t);
 	free(t);
 }
 

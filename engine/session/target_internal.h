@@ -122,6 +122,8 @@ void target_rails_json(const struct sluice_target *t, json_t *reply);
 
 /* target_regions.c */
 void target_regions_begin(struct sluice_target *t, const json_t *hello);
+/* No word of the source changes memory here any more. */
+void target_regions_shut(struct sluice_target *t);
 void target_on_region_add(struct sluice_target *t, const json_t *message);
 void target_on_region_remove(struct sluice_target *t, const json_t *message);
 bool target_waits_for_region(const struct sluice_target *t);

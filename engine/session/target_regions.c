@@ -17,12 +17,35 @@
 #include "base/assert.h"
 #include "engine/session/target_internal.h"
 
+/* Whether the source's lanes reach a region of ours. */
+static void admit(struct sluice_target *t, uint32_t region, bool yes)
+{
+	for (uint32_t i = 0; i < t->conf.rail_count; i++)
+		t->conf.rails[i].transport->mem_admit(t->conf.regions[region].mems[i], yes);
+}
+
+static void admit_staging(struct sluice_target *t, bool yes)
+{
+	for (uint32_t i = 0; i < t->conf.rail_count; i++)
+		t->conf.rails[i].transport->mem_admit(t->conf.rails[i].staging, yes);
+}
+
+void target_regions_shut(struct sluice_target *t)
+{
+	for (uint32_t n = 0; n < SLUICE_REGIONS_MAX; n++)
+		if (t->wire[n].standing == WIRE_HERE)
+			admit(t, t->wire[n].region, false);
+	admit_staging(t, false);
+}
+
 void target_regions_begin(struct sluice_target *t, const json_t *hello)
 {
 	const json_t *regions = json_object_get(hello, "regions");
 
+	admit_staging(t, true);
 	for (uint32_t i = 0; i < t->conf.region_count; i++) {
 		t->wire[i] = (struct target_wire_region){.standing = WIRE_HERE, .region = i};
+		admit(t, i, true);
 		t->peer_page_bytes[i] = (uint64_t)json_integer_value(
 			json_object_get(json_array_get(regions, i), "page-size"));
 	}
@@ -70,6 +93,7 @@ static void take_region(struct sluice_target *t, uint32_t n, uint32_t region)
 	t->wire[n].standing = WIRE_HERE;
 	t->wire[n].region = region;
 	t->peer_page_bytes[region] = t->wire[n].page_bytes;
+	admit(t, region, true);
 	say_added(t, n);
 }
 
@@ -125,15 +149,17 @@ void target_on_region_add(struct sluice_target *t, const json_t *message)
 		take_region(t, n, region);
 }
 
-/* Its lanes have flushed it, and no other lane will write there. */
+/* Its lanes have flushed it, and none will write there. None can, once it is the VMM's again. */
 void target_on_region_remove(struct sluice_target *t, const json_t *message)
 {
 	uint32_t n = (uint32_t)json_integer_value(json_object_get(message, "region"));
 	struct target_wire_region *wire = &t->wire[n];
 
-	if (wire->standing == WIRE_HERE)
+	if (wire->standing == WIRE_HERE) {
+		admit(t, wire->region, false);
 		t->env.vmm_event(t->env.ctx, "MEMORY_RELEASED",
 			json_pack("{s:s}", "id", t->conf.regions[wire->region].id));
+	}
 	wire->standing = WIRE_GONE;
 	target_send(t, json_pack("{s:s, s:I}", "type", "region-removed", "region", (json_int_t)n));
 }

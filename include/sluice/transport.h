@@ -59,7 +59,8 @@ struct sluice_span {
 
 enum sluice_access {
 	SLUICE_ACCESS_LOCAL_READ = 1 << 0, /* source: WRITEs read from it */
-	SLUICE_ACCESS_REMOTE_WRITE = 1 << 1, /* target: the peer's WRITE and ZERO land in it */
+	SLUICE_ACCESS_REMOTE_WRITE = 1 << 1, /* target: the peer's WRITE and ZERO land in it, while
+						mem_admit lets them */
 };
 
 enum sluice_role {
@@ -191,6 +192,8 @@ struct sluice_rail_stats {
 	uint64_t removals; /* its NIC was removed, which loses every lane, */
 	uint64_t returns; /* and came back: with less of these it is gone. Memory is registered
 			     anew then, so keys that were exported before are void */
+	char gone_why[256]; /* while it is gone: why it could not be taken back when that was last
+			       tried; "": there was no NIC */
 };
 
 struct sluice_transport {
@@ -225,7 +228,7 @@ struct sluice_transport {
 		struct sluice_error *err);
 	/* Progress for connections that are not lanes yet (accept, hello, refusals), and what else
 	   is no business of workers (taking a lost connection down, letting go of a NIC that is
-	   removed, taking it back: then also slow, as mem_register). The control loop calls it
+	   removed, taking it back: then also slow, some 20 ms at a time). The control loop calls it
 	   when rail_fd is readable, from rail_open on, and at least every 100 ms while a session
 	   listens or has lanes, at both ends. */
 	void (*rail_step)(struct sluice_rail *rail, uint64_t now_ns);
@@ -246,6 +249,12 @@ struct sluice_transport {
 	int (*mem_register)(struct sluice_rail *rail, const struct sluice_span *span,
 		uint32_t access, struct sluice_mem **ret_mem, struct sluice_error *err);
 	void (*mem_unregister)(struct sluice_mem *mem);
+	/* TARGET: let the peer's WRITEs and ZEROs into @mem (with SLUICE_ACCESS_REMOTE_WRITE), or no
+	   more. At first they are not let in. After it has returned with @admit false none lands
+	   there any more, over any lane of the rail; a lane that brings one is lost. An exception
+	   are WRITEs that a NIC places by itself: whoever was given the key of @mem and still has
+	   a lane keeps that permission until the lane is fenced or @mem unregistered. */
+	void (*mem_admit)(struct sluice_mem *mem, bool admit); /* NULL is allowed */
 	/* The pages behind this range of @mem were given back to the system: before it is used
 	   again its registration must hold the pages that come in their place. Offsets are bytes
 	   from the span's start, page aligned. Lanes may run; what they have in flight there may

@@ -302,6 +302,82 @@ static void unknown_id(void)
 	fixture_close(f);
 }
 
+static bool keys_stay(const struct fixture *f)
+{
+	return (f->pair.driver->flags & CONFORMANCE_KEYS_STAY) != 0;
+}
+
+static void check_shut(struct fixture *f, struct sluice_remote *remote)
+{
+	struct sluice_op op = op_zero(f, 4096, 4096);
+
+	op.remote = remote;
+	check_refused(f, op);
+	op = op_write(f, 0, 0, 4096);
+	op.remote = remote;
+	if (!keys_stay(f))
+		check_refused(f, op);
+}
+
+/* Registered, with a key that the peer has: not let in yet, let in, not any more. */
+static void not_let_in(void)
+{
+	struct fixture *f = fixture_open();
+	struct sluice_span span = {.id = 99, .len_bytes = 16 * SLUICE_PAGE_BYTES};
+	struct sluice_remote *remote;
+	struct sluice_mem *mem;
+	struct sluice_op op;
+	struct lane *lane;
+
+	if (f == NULL)
+		return;
+	span.addr = f->mapped; /* the guard in front of the region */
+	remote = share(f, &span, SLUICE_ACCESS_REMOTE_WRITE, &mem);
+	check_shut(f, remote);
+	f->transport->mem_admit(mem, true);
+	lane = lane_connect(f);
+	op = op_write(f, 0, 0, 4096);
+	op.remote = remote;
+	CU_ASSERT(end_submit(f, &lane->source, &op, 1));
+	op = op_zero(f, 4096, 4096);
+	op.remote = remote;
+	CU_ASSERT(end_submit(f, &lane->source, &op, 1));
+	CU_ASSERT(end_flush(f, &lane->source));
+	memcpy(f->model, f->local, 4096);
+	memset(f->model + 4096, 0, 4096);
+	CU_ASSERT(memory_as_modelled(f));
+	f->transport->mem_admit(mem, false);
+	memset(f->model + 4096, 0x11, 4096); /* so that a ZERO would be seen */
+	memset(f->mapped + 4096, 0x11, 4096);
+	memset(f->local, 0x22, 4096);
+	check_shut(f, remote);
+	CU_ASSERT(!lane->source.lost); /* who brings nothing there loses nothing */
+	f->transport->mem_forget(remote);
+	f->transport->mem_unregister(mem);
+	fixture_close(f);
+}
+
+/* Memory that is shut while writes to it are under way. */
+static void shut_midway(void)
+{
+	struct fixture *f = fixture_open();
+	struct lane *lane;
+
+	if (f == NULL)
+		return;
+	if (!keys_stay(f)) {
+		lane = lane_connect(f);
+		fixture_hold(f, true);
+		CU_ASSERT(fill_held_lane(f, lane, 0x78) > 0);
+		f->transport->mem_admit(f->region_mem, false);
+		fixture_hold(f, false);
+		STEP_UNTIL(f, lane->source.lost);
+		fixture_settle(f);
+		CU_ASSERT(memory_as_modelled(f));
+	}
+	fixture_close(f);
+}
+
 /* Memory that goes away while writes to it are under way. */
 static void unregistered_midway(void)
 {
@@ -356,6 +432,8 @@ CU_TestInfo cases_loss[] = {
 	{"memory without remote write access", no_remote_write_access},
 	{"memory that is not registered any more", unknown_id},
 	{"memory unregistered while writes are under way", unregistered_midway},
+	{"memory that the peer is not let into, yet or any more", not_let_in},
+	{"memory shut while writes are under way", shut_midway},
 	{"keys that are cut short", bad_keys},
 	CU_TEST_INFO_NULL,
 };

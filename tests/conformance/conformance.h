@@ -26,6 +26,9 @@ enum conformance_flags {
 	/* More than the contract asks for: a WRITE takes effect behind a ZERO of the same lane and
 	   the same bytes, placed or not. */
 	CONFORMANCE_OVERLAPS_IN_ORDER = 1 << 2,
+	/* A WRITE lands wherever its sender was given the key of, whatever mem_admit says: a NIC
+	   places it (RDMA). A ZERO does not. */
+	CONFORMANCE_KEYS_STAY = 1 << 3,
 };
 
 /* Two rails of one transport that reach each other. Filled by pair_open. */

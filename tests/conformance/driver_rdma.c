@@ -87,7 +87,8 @@ int main(int argc, char **argv)
 	static const struct conformance_driver driver = {
 		.name = "rdma",
 		.transport = &sluice_transport_rdma,
-		.flags = CONFORMANCE_PLACED_UNSEEN | CONFORMANCE_OVERLAPS_IN_ORDER,
+		.flags = CONFORMANCE_PLACED_UNSEEN | CONFORMANCE_OVERLAPS_IN_ORDER |
+			 CONFORMANCE_KEYS_STAY,
 		.pair_open = pair_open,
 		.pair_close = pair_close,
 		.now_ns = now_ns,

@@ -107,8 +107,10 @@ static int memory_share(struct fixture *f)
 	if (r == 0)
 		r = t->mem_register(
 			f->pair.target, &region, SLUICE_ACCESS_REMOTE_WRITE, &f->region_mem, NULL);
-	if (r == 0)
+	if (r == 0) {
+		t->mem_admit(f->region_mem, true);
 		r = t->mem_export(f->region_mem, key, sizeof(key));
+	}
 	if (r > 0)
 		r = t->mem_import(f->pair.source, key, (size_t)r, &f->remote, NULL);
 	return r;

@@ -192,6 +192,7 @@ static void old_key(void)
 	CU_ASSERT_EQUAL(raw_rdma->mem_register(r.target_rail, &again, SLUICE_ACCESS_REMOTE_WRITE,
 				&r.region_mem, NULL),
 		0);
+	raw_rdma->mem_admit(r.region_mem, true);
 	CU_ASSERT_FATAL(raw_be_source(&r));
 	CU_ASSERT_EQUAL(raw_write(&r, region_address(&r), r.rkey, 4096), IBV_WC_REM_ACCESS_ERR);
 	CU_ASSERT(RAW_WAIT(&r, r.victim_lost));

@@ -152,6 +152,7 @@ static void share_memory(struct raw *r)
 	/* As an engine registers a guest: it may be a target tomorrow. */
 	CU_ASSERT_EQUAL_FATAL(
 		raw_rdma->mem_register(r->source_rail, &local, both, &r->local_mem, NULL), 0);
+	raw_rdma->mem_admit(r->region_mem, true);
 	r->rkey = export_key(r->region_mem, &r->key);
 	r->secret_rkey = export_key(r->secret_mem, &r->secret_key);
 	bytes = raw_rdma->mem_export(r->region_mem, key, sizeof(key));

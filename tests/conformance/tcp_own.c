@@ -270,6 +270,7 @@ static void sleeping_on_a_full_socket(void)
 	CU_ASSERT_EQUAL_FATAL(raw_tcp->rail_open(&small, "", &rail, NULL), 0);
 	CU_ASSERT_EQUAL(
 		raw_tcp->mem_register(rail, &span, SLUICE_ACCESS_REMOTE_WRITE, &mem, NULL), 0);
+	raw_tcp->mem_admit(mem, true);
 	open_small_lane(rail, &source, &target);
 	CU_ASSERT_EQUAL(raw_tcp->submit(source.conn, ops, 2, sluice_now_ns()), 2);
 	source.asleep = false;
@@ -341,14 +342,35 @@ static void flood(struct sluice_conn *source, const struct sluice_remote *remote
 	raw_tcp->poll(source, events, 4, sluice_now_ns());
 }
 
-/*
- * The control thread takes memory away while a worker receives into it. When unregister has
- * returned the memory may be unmapped: whoever still wrote to it would crash here, or see
- * EFAULT, but the lane must end because its memory is not registered.
- */
-static void unregister_while_receiving(void)
+enum { FLOODED_BYTES = 4 << 20 };
+
+/* It belongs to nobody but us from here on: it is gone, or filled anew. */
+static void take_flooded(struct sluice_mem *mem, uint8_t *addr, bool unregister)
 {
-	enum { BYTES = 4 << 20 };
+	if (unregister) {
+		raw_tcp->mem_unregister(mem);
+		munmap(addr, FLOODED_BYTES);
+	} else {
+		raw_tcp->mem_admit(mem, false);
+		memset(addr, 0xee, FLOODED_BYTES);
+	}
+}
+
+static void check_untouched(struct sluice_mem *mem, uint8_t *addr)
+{
+	CU_ASSERT(addr[0] == 0xee && memcmp(addr, addr + 1, FLOODED_BYTES - 1) == 0);
+	raw_tcp->mem_unregister(mem);
+	munmap(addr, FLOODED_BYTES);
+}
+
+/*
+ * The control thread takes memory away while a worker receives into it: unregisters it, or lets the
+ * peer in no more, in turn. When that has returned the memory may be unmapped, or used: whoever
+ * still wrote to it would crash here, see EFAULT, or be seen. The lane must end because of where it
+ * writes.
+ */
+static void take_while_receiving(void)
+{
 	struct sluice_lane_opts opts = {0};
 	pthread_t thread;
 	struct raw r;
@@ -357,9 +379,9 @@ static void unregister_while_receiving(void)
 		return;
 	for (uint32_t round = 0; round < 40; round++) {
 		struct worker worker = {0};
-		uint8_t *addr = mmap(
-			NULL, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-		const struct sluice_span span = {1000 + round, addr, BYTES};
+		uint8_t *addr = mmap(NULL, FLOODED_BYTES, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		const struct sluice_span span = {1000 + round, addr, FLOODED_BYTES};
 		uint64_t seq = 0, end_ns = sluice_now_ns() + RAW_PATIENCE_NS;
 		uint8_t key[SLUICE_KEY_BYTES_MAX];
 		struct sluice_remote *remote;
@@ -373,6 +395,7 @@ static void unregister_while_receiving(void)
 			.peer_address = r.address,
 		};
 		raw_tcp->mem_register(r.target_rail, &span, SLUICE_ACCESS_REMOTE_WRITE, &mem, NULL);
+		raw_tcp->mem_admit(mem, true);
 		bytes = raw_tcp->mem_export(mem, key, sizeof(key));
 		raw_tcp->mem_import(r.source_rail, key, (size_t)bytes, &remote, NULL);
 		opts.role = SLUICE_ROLE_TARGET;
@@ -386,8 +409,7 @@ static void unregister_while_receiving(void)
 			if (sluice_now_ns() > end_ns)
 				break;
 		}
-		raw_tcp->mem_unregister(mem);
-		munmap(addr, BYTES);
+		take_flooded(mem, addr, round % 2 == 0);
 		while (!atomic_load(&worker.lost) && sluice_now_ns() < end_ns)
 			flood(source, remote, r.local, &seq);
 		CU_ASSERT(atomic_load(&worker.lost));
@@ -397,6 +419,8 @@ static void unregister_while_receiving(void)
 		raw_tcp->lane_close(worker.conn);
 		raw_tcp->lane_close(source);
 		raw_tcp->mem_forget(remote);
+		if (round % 2 != 0)
+			check_untouched(mem, addr);
 	}
 	raw_check(&r);
 	raw_close(&r);
@@ -428,7 +452,7 @@ CU_TestInfo cases_tcp_own[] = {
 	{"memory ids", memory_ids},
 	{"messages left in the buffer keep a worker awake", messages_keep_awake},
 	{"sleeping on a frame that no buffer holds", sleeping_on_a_full_socket},
-	{"memory unregistered while a worker receives", unregister_while_receiving},
+	{"memory taken away while a worker receives", take_while_receiving},
 	{"counters of a lane", counters_of_a_lane},
 	CU_TEST_INFO_NULL,
 };

@@ -227,6 +227,7 @@ static void duo_open(struct duo *d, const struct tcp_conf *source, const struct 
 	CU_ASSERT_EQUAL_FATAL(raw_tcp->mem_register(d->target_rail, &span,
 				      SLUICE_ACCESS_REMOTE_WRITE, &d->mem, NULL),
 		0);
+	raw_tcp->mem_admit(d->mem, true);
 	bytes = raw_tcp->mem_export(d->mem, key, sizeof(key));
 	CU_ASSERT_EQUAL_FATAL(
 		raw_tcp->mem_import(d->source_rail, key, (size_t)bytes, &d->remote, NULL), 0);

@@ -45,6 +45,7 @@ static bool share(struct raw *r)
 		raw_tcp->mem_register(r->target_rail, &readonly, SLUICE_ACCESS_LOCAL_READ,
 			&r->readonly_mem, NULL) < 0)
 		return false;
+	raw_tcp->mem_admit(r->region_mem, true);
 	bytes = raw_tcp->mem_export(r->region_mem, key, sizeof(key));
 	return bytes > 0 &&
 	       raw_tcp->mem_import(r->source_rail, key, (size_t)bytes, &r->remote, NULL) == 0;

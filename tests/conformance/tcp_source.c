@@ -88,6 +88,7 @@ static void target_writes(void)
 	CU_ASSERT_EQUAL(raw_tcp->mem_register(
 				fake.r.source_rail, &span, SLUICE_ACCESS_REMOTE_WRITE, &mem, NULL),
 		0);
+	raw_tcp->mem_admit(mem, true);
 	raw_frame_data(&frame);
 	raw_frame_seal(&frame);
 	raw_write(fake.r.fd, &frame, raw_frame_bytes(&frame));

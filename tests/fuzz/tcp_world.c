@@ -36,6 +36,7 @@ static void share(struct tcp_world *w)
 			   NULL) == 0);
 	FUZZ_CHECK(tcp->mem_register(w->rail, &readonly, SLUICE_ACCESS_LOCAL_READ, &w->readonly_mem,
 			   NULL) == 0);
+	tcp->mem_admit(w->region_mem, true);
 	bytes = tcp->mem_export(w->region_mem, key, sizeof(key));
 	FUZZ_CHECK(bytes > 0);
 	FUZZ_CHECK(tcp->mem_import(w->rail, key, (size_t)bytes, &w->remote, NULL) == 0);

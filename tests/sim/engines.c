@@ -216,6 +216,12 @@ static bool aftermath_done(void *ctx)
 /* One side runs the guest; which one is what was decided. */
 static void check_end(struct run *run)
 {
+	uint64_t refused = sluice_sim_world_stats(run->world)->refused;
+
+	if (refused > 0)
+		oracle_complain(run->oracle,
+			"%llu operations reached for memory that the target does not let them into",
+			(unsigned long long)refused);
 	if (run->vmms[SOURCE].completed != run->vmms[TARGET].runs)
 		oracle_complain(run->oracle, "the source thinks that the target %s, and it %s",
 			run->vmms[SOURCE].completed ? "runs" : "does not run",

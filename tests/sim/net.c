@@ -37,6 +37,7 @@ void net_open(struct net *net, const struct sluice_sim_world_opts *opts)
 	SLUICE_ASSERT(sim->mem_register(net->target_rail,
 			      &(struct sluice_span){1, net->target_bytes, NET_PAGES * NET_PAGE},
 			      SLUICE_ACCESS_REMOTE_WRITE, &net->target_mem, NULL) == 0);
+	sim->mem_admit(net->target_mem, true);
 	key_bytes = sim->mem_export(net->target_mem, key, sizeof(key));
 	SLUICE_ASSERT(key_bytes > 0);
 	SLUICE_ASSERT(

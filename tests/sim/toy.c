@@ -494,6 +494,7 @@ static void memory_share(struct toy *toy, uint32_t r)
 			      &(struct sluice_span){
 				      r, oracle_target_memory(toy->oracle, r), region->len_bytes},
 			      SLUICE_ACCESS_REMOTE_WRITE, &toy->target_mem[r], NULL) == 0);
+	sim->mem_admit(toy->target_mem[r], true);
 	bytes = sim->mem_export(toy->target_mem[r], key, sizeof(key));
 	SLUICE_ASSERT(
 		sim->mem_import(toy->source_rail, key, (size_t)bytes, &toy->remote[r], NULL) == 0);

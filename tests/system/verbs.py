@@ -27,6 +27,7 @@ MEMLOCK = 8 * MIB
 LARGE = 320 * MIB  # more than the spare part of a memlock limit
 REMOVAL_S = 20
 GONE_S = 4
+LOOK_S = 1  # how often an engine looks whether a device is back, at first
 ETH_P_ALL = 3
 ROCE_V2_PORT = 4791
 
@@ -84,6 +85,18 @@ class Memlock(LabTest):
             self.assertEqual(check["result"], "ok")
 
 
+class Auto(LabTest):
+    def test_why_there_is_no_tcp(self):
+        """The last one that `auto` tries fails, and another one is there: the reason is kept."""
+        settings = {"transport": "auto", "rail": "rdma=10.77.0.1,tcp=host7:0", "lane-security": "none"}
+        engine = Engine(self.lab, "engine", **settings)
+        reply = engine.vmm.command("query-placement")
+        print(f"  {reply['lacks']}", flush=True)
+        self.assertEqual([rail["transport"] for rail in reply["rails"]], ["rdma"])
+        self.assertEqual([lack["transport"] for lack in reply["lacks"]], ["tcp"])
+        self.assertIn("host7", reply["lacks"][0]["reason"])
+
+
 class Discards(LabTest):
     """A page that is discarded under a registration is another one when it comes back."""
 
@@ -105,6 +118,32 @@ class Discards(LabTest):
         migrate_by_hand(source, target)
         for offset, size in holes:
             self.assertNotEqual(target.regions["ram"][offset:offset + size], bytes(size))
+
+    def pinned_mib(self, engine):
+        with open(f"/proc/{engine.process.pid}/status", encoding="ascii") as status:
+            return int(re.search(r"VmPin:\s+(\d+)", status.read()).group(1)) // 1024
+
+    def test_while_paused(self):
+        """However long a pause lasts: a piece that is registered anew is not pinned twice."""
+        size = 192 * MIB
+        source, target = (Engine(self.lab, name, lanes=2) for name in ("source", "target"))
+        for engine in (source, target):
+            engine.add_memory("ram", size, fill=ord("x"))
+        source.vmm.command("migrate", uri=target.incoming())
+        sync = answer_source(source, until="DIRTY_SYNC")
+        source.vmm.command("dirty-sync-done", id=sync["id"])
+        wait_until("pages move", lambda: source.vmm.command("query-migrate")["ram"]["transferred"] > 0)
+        before = self.pinned_mib(source)
+        source.vmm.command("migrate-pause")
+        for page in range(8):
+            self.discard(source, page * PAGE, PAGE)
+        after = self.pinned_mib(source)
+        print(f"  pinned: {before} MiB, behind 8 discards {after} MiB", flush=True)
+        self.assertGreater(before, size // MIB)
+        self.assertLessEqual(after, before)
+        source.vmm.command("migrate-recover")
+        self.assertEqual(answer_source(source)["status"], "completed")
+        self.assertEqual(target.regions["ram"][:], source.regions["ram"][:])
 
 
 class Packets(LabTest):
@@ -137,7 +176,90 @@ class Packets(LabTest):
             self.assertEqual(self.tos_of_packets(traffic_class), {traffic_class})
 
 
-class Loss(LabTest):
+class Devices(LabTest):
+    """What removes RDMA devices, and brings them back."""
+
+    def rdma(self, *arguments):
+        """Not waited for longer: a removal that an engine holds up cannot even be killed."""
+        command = " ".join(("rdma", "link", *arguments))
+        child = subprocess.Popen(command.split())  # pylint: disable=consider-using-with
+        wait_until(command, lambda: child.poll() is not None, REMOVAL_S)
+        self.assertEqual(child.returncode, 0, command)
+
+    def bring_back(self, device):
+        if not os.path.exists(f"/sys/class/infiniband/{device}"):
+            self.rdma("add", device, "type", "rxe", "netdev", device.replace("rxe", "rail"))
+
+    def remove(self, device):
+        """The kernel lets go of it only when nobody uses it any more."""
+        self.addCleanup(self.bring_back, device)
+        begin = time.monotonic()
+        self.rdma("delete", device)
+        print(f"  {device} was gone after {time.monotonic() - begin:.1f} s", flush=True)
+
+
+class Return(Devices):
+    """A device comes back to an engine with a large guest."""
+
+    def error(self, vmm):
+        return vmm.command("query-placement")["rails"][0].get("error", "")
+
+    def test_it_answers_meanwhile(self):
+        """Memory is registered a little at a time: what else the engine does goes on."""
+        engine = Engine(self.lab, "engine", **{"rdma.registration-size": "2M"})
+        engine.add_memory("ram", LARGE)
+        self.remove("rxe0a")
+        engine.regions["ram"].madvise(mmap.MADV_REMOVE)  # so that registering takes its time
+        self.bring_back("rxe0a")
+        answers = [time.monotonic()]
+        while self.error(engine.vmm) and time.monotonic() - answers[0] < PATIENCE_S:
+            answers.append(time.monotonic())
+        answers.append(time.monotonic())
+        longest = max(b - a for a, b in zip(answers, answers[1:]))
+        print(f"  {len(answers)} answers in {answers[-1] - answers[0]:.2f} s, the longest took "
+              f"{longest:.2f} s", flush=True)
+        self.assertEqual(self.error(engine.vmm), "")
+        self.assertLess(longest, (answers[-1] - answers[0]) / 2)
+
+    def limit(self, process, memlock):
+        subprocess.run(["prlimit", "--pid", str(process.pid), f"--memlock={memlock}:"], check=True)
+
+    def attempts(self, vmm, count):
+        """When it registered something, seconds; what is closer together is one attempt."""
+        times, last, begin = [], None, time.monotonic()
+        while len(times) < count and time.monotonic() - begin < REMOVAL_S:
+            reply, now = vmm.command("query-stats")["registered-bytes"], time.monotonic()
+            if reply != last and (not times or now - times[-1] > LOOK_S / 2):
+                times.append(now)
+            last = reply
+            time.sleep(LOOK_S / 20)
+        return times
+
+    def test_it_cannot_be_taken_back(self):
+        """The reason is told; it is tried again and again, but less and less; then it works."""
+        size = 64 * MIB
+        vmm, process = engine_of_nobody(self, "engine", LARGE, pin="none", **PATIENT,
+                                        **lane_settings(0), **{"rdma.registration-size": "2M"})
+        with memfd(size) as fd:
+            vmm.command("getfd", fd=fd, fdname="ram")
+            vmm.command("memory-add", id="ram", fdname="ram", size=size, gpa=0)
+        self.remove("rxe0a")
+        self.limit(process, size)
+        self.bring_back("rxe0a")
+        wait_until("it says why", lambda: "memlock" in self.error(vmm), REMOVAL_S)
+        print(f"  {self.error(vmm)}", flush=True)
+        self.assertIn("device was removed", self.error(vmm))
+        told = " ".join(check["text"] for check in vmm.command("preflight")["checks"])
+        self.assertRegex(told, "has lost its device.*memlock")
+        times = self.attempts(vmm, 4)[1:]  # the first is what was before
+        waits = [b - a for a, b in zip(times, times[1:])]
+        print(f"  tried again after {waits} s", flush=True)
+        self.assertGreater(waits[1], 1.4 * waits[0])
+        self.limit(process, LARGE)
+        wait_until("it is taken back", lambda: not self.error(vmm), PATIENCE_S)
+
+
+class Loss(Devices):
     """A live guest, and cables that go dead under its lanes."""
 
     def begin(self, rails):
@@ -205,24 +327,6 @@ class Loss(LabTest):
 
     # ---- devices that are taken away under lanes that use them ----
 
-    def rdma(self, *arguments):
-        """Not waited for longer: a removal that an engine holds up cannot even be killed."""
-        command = " ".join(("rdma", "link", *arguments))
-        child = subprocess.Popen(command.split())  # pylint: disable=consider-using-with
-        wait_until(command, lambda: child.poll() is not None, REMOVAL_S)
-        self.assertEqual(child.returncode, 0, command)
-
-    def bring_back(self, device):
-        if not os.path.exists(f"/sys/class/infiniband/{device}"):
-            self.rdma("add", device, "type", "rxe", "netdev", device.replace("rxe", "rail"))
-
-    def remove(self, device):
-        """The kernel lets go of it only when nobody uses it any more."""
-        self.addCleanup(self.bring_back, device)
-        begin = time.monotonic()
-        self.rdma("delete", device)
-        print(f"  {device} was gone after {time.monotonic() - begin:.1f} s", flush=True)
-
     def rails(self, host):
         return host.engine_command("query-placement")["rails"]
 
@@ -279,6 +383,18 @@ class Loss(LabTest):
 
     def test_all_devices_of_the_target_are_removed(self):
         self.lose_all_devices(lambda: self.target, "rxe0b", "rxe1b")
+
+    def test_a_device_is_back_while_paused(self):
+        """Lanes that wait for the end of a pause hold nothing of it."""
+        watch = self.begin(rails=1)
+        watch.command("migrate-pause")
+        self.remove("rxe0a")
+        wait_until("its rail is gone", lambda: "error" in self.rails(self.source)[0])
+        self.bring_back("rxe0a")
+        wait_until("its rail is back", lambda: "error" not in self.rails(self.source)[0])
+        self.assertEqual(watch.command("query-migrate")["status"], "paused")
+        watch.command("migrate-recover")
+        self.arrive(watch)
 
     def test_devices_of_idle_engines_are_removed(self):
         """No migration has been, and the memory's registrations would be in the way."""

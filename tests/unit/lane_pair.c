@@ -60,6 +60,8 @@ static void end_open(struct lane_pair_end *end, const struct lane_pair_opts *opt
 			source ? SLUICE_ACCESS_LOCAL_READ : SLUICE_ACCESS_REMOTE_WRITE, &end->mem,
 			&err),
 		0);
+	if (!source)
+		tcp->mem_admit(end->mem, true);
 	CU_ASSERT_EQUAL_FATAL(sluice_crew_create(&crew, &end->crew), 0);
 	end->region.mem = end->mem;
 	end->way.transport = tcp;

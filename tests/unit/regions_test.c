@@ -12,6 +12,8 @@
 
 #define MORE_BYTES (1024u * 1024 + 12288)
 
+static const struct sluice_transport *const sim = &sluice_transport_sim;
+
 static void check_memory(const struct pair *pair, uint32_t here, uint32_t there)
 {
 	const struct pair_side *source = &pair->side[PAIR_SOURCE],
@@ -64,6 +66,103 @@ static void cut_and_resume(struct pair *pair)
 	pair_deliver(pair, PAIR_SOURCE);
 	pair_deliver(pair, PAIR_TARGET);
 	CU_ASSERT_FALSE_FATAL(sluice_source_is_over(pair->source));
+}
+
+/* ---- reached ---- */
+
+/*
+ * Somebody with a lane to the target and the key of its region: whether a WRITE lands in its first
+ * page. If not the lane is lost. The memory is as it was then.
+ */
+static bool is_reached(struct pair *pair, uint32_t region)
+{
+	const struct pair_side *from = &pair->side[PAIR_SOURCE], *to = &pair->side[PAIR_TARGET];
+	struct sluice_lane_opts opts = {.role = SLUICE_ROLE_TARGET,
+		.lane = 100,
+		.epoch = 1,
+		.peer_address = to->addresses[0],
+		.deadline_ns = sluice_sim_world_now(pair->world) + SLUICE_NS_PER_S};
+	struct sluice_op op = {.kind = SLUICE_OP_WRITE,
+		.len_bytes = SLUICE_PAGE_BYTES,
+		.seq = 1,
+		.local = from->memory,
+		.mem = from->region[0].mems[0]};
+	struct sluice_mem *mem = region == 0 ? to->region[0].mems[0] : to->plugged[region].mems[0];
+	uint8_t *page = region == 0 ? to->memory : to->plugged[region].memory;
+	uint8_t before[SLUICE_PAGE_BYTES], key[SLUICE_KEY_BYTES_MAX];
+	struct sluice_event events[4];
+	struct sluice_remote *remote;
+	struct sluice_conn *source, *target;
+	bool lost = false, landed;
+	int bytes = sim->mem_export(mem, key, sizeof(key));
+
+	memcpy(before, page, sizeof(before));
+	memset(page, 0x11, sizeof(before));
+	CU_ASSERT_EQUAL_FATAL(
+		sim->mem_import(from->rails[0].rail, key, (size_t)bytes, &remote, NULL), 0);
+	CU_ASSERT_EQUAL_FATAL(sim->lane_open(to->rails[0].rail, &opts, &target, NULL), 0);
+	opts.role = SLUICE_ROLE_SOURCE;
+	CU_ASSERT_EQUAL_FATAL(sim->lane_open(from->rails[0].rail, &opts, &source, NULL), 0);
+	op.remote = remote;
+	for (int i = 0; i < 20 && !lost; i++) {
+		uint32_t count;
+
+		pair_pass_ms(pair, 1);
+		count = sim->poll(source, events, 4, sluice_sim_world_now(pair->world));
+		for (uint32_t k = 0; k < count; k++)
+			lost |= events[k].kind == SLUICE_EVENT_LOST;
+		sim->poll(target, events, 4, sluice_sim_world_now(pair->world));
+		if (op.seq == 1 &&
+			sim->submit(source, &op, 1, sluice_sim_world_now(pair->world)) == 1)
+			op.seq++;
+	}
+	landed = memcmp(page, from->memory, sizeof(before)) == 0;
+	CU_ASSERT_EQUAL(op.seq, 2);
+	CU_ASSERT_EQUAL(lost, !landed);
+	CU_ASSERT_TRUE(landed || (page[0] == 0x11 && memcmp(page, page + 1, 4095) == 0));
+	sim->lane_close(source);
+	sim->lane_close(target);
+	sim->mem_forget(remote);
+	memcpy(page, before, sizeof(before));
+	return landed;
+}
+
+/* A peer may write into the regions of its session, and only while they are that. */
+static void test_only_the_session_s_regions_are_reached(void)
+{
+	struct pair pair;
+
+	pair_start(&pair, PAIR_ACTIVE);
+	CU_ASSERT_TRUE(is_reached(&pair, 0));
+	plug(&pair, PAIR_TARGET, "spare");
+	plug(&pair, PAIR_TARGET, "dimm");
+	CU_ASSERT_FALSE(is_reached(&pair, 1));
+	CU_ASSERT_FALSE(is_reached(&pair, 2)); /* the source has not spoken of it */
+	plug(&pair, PAIR_SOURCE, "dimm");
+	settle(&pair);
+	CU_ASSERT_FALSE(is_reached(&pair, 1));
+	CU_ASSERT_TRUE(is_reached(&pair, 2));
+	CU_ASSERT_EQUAL_FATAL(sluice_source_region_remove(pair.source, 1, NULL), 0);
+	settle(&pair);
+	CU_ASSERT_STRING_EQUAL(pair.side[PAIR_TARGET].released, "dimm");
+	CU_ASSERT_FALSE(is_reached(&pair, 2));
+	CU_ASSERT_TRUE(is_reached(&pair, 0));
+	check_completes(&pair);
+	CU_ASSERT_FALSE(is_reached(&pair, 0));
+	pair_stop(&pair);
+}
+
+static void test_nothing_is_reached_when_it_is_over(void)
+{
+	struct pair pair;
+
+	pair_start(&pair, PAIR_PREPARED);
+	CU_ASSERT_FALSE(is_reached(&pair, 0));
+	pair_stop(&pair);
+	pair_start(&pair, PAIR_ACTIVE);
+	CU_ASSERT_EQUAL(sluice_target_cancel(pair.target, NULL), 0);
+	CU_ASSERT_FALSE(is_reached(&pair, 0));
+	pair_stop(&pair);
 }
 
 /* ---- added ---- */
@@ -513,6 +612,9 @@ static void test_a_target_that_breaks_the_rules(void)
 int main(void)
 {
 	static const struct unit_test tests[] = {
+		{"only the session's regions are reached",
+			test_only_the_session_s_regions_are_reached},
+		{"nothing is reached when it is over", test_nothing_is_reached_when_it_is_over},
 		{"the target adds it later", test_the_target_adds_it_later},
 		{"the target adds it first", test_the_target_adds_it_first},
 		{"added before the link is up", test_added_before_the_link_is_up},

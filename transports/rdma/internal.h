@@ -63,6 +63,7 @@ struct sluice_mem {
 	uint8_t *addr;
 	uint64_t len_bytes;
 	uint64_t address; /* of offset 0, as the NIC knows it */
+	_Atomic bool admits; /* the peer's ZEROs, now */
 	uint32_t piece_shift;
 	uint32_t piece_count;
 	struct rdma_piece pieces[];
@@ -91,7 +92,8 @@ struct sluice_rail {
 	int wake_fd; /* eventfd: a worker lost its lane */
 	int gone_fd; /* eventfd, readable for good once the device is gone: wakes every worker */
 	bool gone; /* the device was removed; what the kernel counts is let go of (removal.c) */
-	int return_fd; /* timerfd: while it is gone, when to look whether it is back */
+	int return_fd; /* timerfd: while it is gone, when to look whether it is back, or to go on */
+	uint64_t return_wait_ns; /* after the last failure to take it back */
 	char device_name[SLUICE_RAIL_NAME_MAX];
 	int numa_node;
 	struct rdma_event_channel *channel;
@@ -120,12 +122,15 @@ void sluice_rdma_mem_drain(struct sluice_rail *rail);
 void sluice_rdma_wait_for_workers(const struct sluice_rail *rail);
 /* The device is gone: let go of every registration; mems stay, empty. Control thread. */
 void sluice_rdma_mem_release_all(struct sluice_rail *rail);
-/* It is back: fill them again. */
-int sluice_rdma_mem_renew_all(struct sluice_rail *rail);
+/* It is back, and has no lanes yet: fill them again, for about as long as the deadline says. 1: they
+   are full; 0: not yet; -errno: this one cannot be. */
+int sluice_rdma_mem_refill(
+	struct sluice_rail *rail, uint64_t deadline_ns, struct sluice_error *err);
 uint64_t sluice_rdma_lock_bytes(const struct sluice_rail *rail, uint64_t guest_bytes);
 int sluice_rdma_mem_register(struct sluice_rail *rail, const struct sluice_span *span,
 	uint32_t access, struct sluice_mem **ret_mem, struct sluice_error *err);
 void sluice_rdma_mem_unregister(struct sluice_mem *mem);
+void sluice_rdma_mem_admit(struct sluice_mem *mem, bool admit); /* receive.c */
 int sluice_rdma_mem_discarded(
 	struct sluice_mem *mem, uint64_t offset, uint64_t len_bytes, struct sluice_error *err);
 int sluice_rdma_mem_export(const struct sluice_mem *mem, uint8_t *key, size_t key_bytes_max);
@@ -284,7 +289,7 @@ void sluice_rdma_cm_disconnect(struct sluice_conn *conn);
 /* The device is being removed, which waits until nobody uses it: lose the lanes and let go of it.
    Control thread (removal.c). */
 void sluice_rdma_rail_removed(struct sluice_rail *rail);
-/* While it is gone, about once a second: take the device back if it is there. Control thread. */
+/* While it is gone: take the device back if it is there, in short steps. Control thread. */
 void sluice_rdma_rail_return(struct sluice_rail *rail);
 /* The address, and with it the device (rail.c). */
 int sluice_rdma_rail_bind(struct sluice_rail *rail, struct sluice_error *err);

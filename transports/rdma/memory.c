@@ -70,7 +70,10 @@ static int piece_register(const struct sluice_mem *mem, uint32_t index, struct i
 /* Several threads take the pieces one by one: pinning is work for the CPU. */
 struct crew {
 	struct sluice_mem *mem;
+	uint64_t deadline_ns; /* each begins no piece after it but its first */
 	atomic_uint next;
+	atomic_uint count; /* registered, */
+	_Atomic uint64_t bytes; /* and their bytes */
 	atomic_int status;
 };
 
@@ -79,13 +82,15 @@ static void *register_some(void *arg)
 	struct crew *crew = arg;
 	struct sluice_mem *mem = crew->mem;
 
-	while (atomic_load(&crew->status) == 0) {
+	do {
 		uint32_t index = atomic_fetch_add(&crew->next, 1);
 		struct ibv_mr *mr;
 		int r;
 
 		if (index >= mem->piece_count)
 			break;
+		if (mem->pieces[index].mr != NULL)
+			continue;
 		r = piece_register(mem, index, &mr);
 		if (r < 0) {
 			atomic_store(&crew->status, r);
@@ -93,13 +98,28 @@ static void *register_some(void *arg)
 		}
 		mem->pieces[index].mr = mr;
 		atomic_store(&mem->pieces[index].lkey, mr->lkey);
-	}
+		atomic_fetch_add(&crew->count, 1);
+		atomic_fetch_add(&crew->bytes, piece_bytes(mem, index));
+	} while (atomic_load(&crew->status) == 0 && sluice_now_ns() < crew->deadline_ns);
 	return NULL;
 }
 
-static int register_all(struct sluice_mem *mem)
+static void count_registrations(
+	struct sluice_rail *rail, uint32_t count, uint64_t bytes, uint64_t start_ns)
 {
-	struct crew crew = {.mem = mem};
+	uint64_t now_ns = sluice_now_ns();
+
+	rail->counters.registrations += count;
+	rail->counters.registered_bytes += bytes;
+	rail->counters.register_ns += now_ns - start_ns;
+	rail->counters.registered_last_ns = now_ns;
+}
+
+/* Pieces that are not registered; not all of them where the deadline passes. */
+static int register_missing(struct sluice_mem *mem, uint64_t deadline_ns)
+{
+	struct crew crew = {.mem = mem, .deadline_ns = deadline_ns};
+	uint64_t start_ns = sluice_now_ns();
 	pthread_t threads[RDMA_REGISTER_THREADS];
 	long cores = sysconf(_SC_NPROCESSORS_ONLN);
 	uint32_t wanted =
@@ -112,16 +132,23 @@ static int register_all(struct sluice_mem *mem)
 	register_some(&crew);
 	for (uint32_t i = 0; i < count; i++)
 		pthread_join(threads[i], NULL);
+	count_registrations(
+		mem->rail, atomic_load(&crew.count), atomic_load(&crew.bytes), start_ns);
 	return atomic_load(&crew.status);
 }
 
-static void deregister_all(struct sluice_mem *mem)
+static void deregister(struct sluice_mem *mem, uint32_t first, uint32_t last)
 {
-	for (uint32_t i = 0; i < mem->piece_count; i++) {
+	for (uint32_t i = first; i <= last; i++) {
 		if (mem->pieces[i].mr != NULL)
 			ibv_dereg_mr(mem->pieces[i].mr);
 		mem->pieces[i].mr = NULL;
 	}
+}
+
+static void deregister_all(struct sluice_mem *mem)
+{
+	deregister(mem, 0, mem->piece_count - 1);
 }
 
 /* Bytes that this process has pinned, as the kernel counts them against the limit. */
@@ -208,17 +235,6 @@ static int choose_pieces(const struct sluice_rail *rail, uint64_t len_bytes, uin
 	return 0;
 }
 
-static void count_registrations(
-	struct sluice_rail *rail, uint32_t count, uint64_t bytes, uint64_t start_ns)
-{
-	uint64_t now_ns = sluice_now_ns();
-
-	rail->counters.registrations += count;
-	rail->counters.registered_bytes += bytes;
-	rail->counters.register_ns += now_ns - start_ns;
-	rail->counters.registered_last_ns = now_ns;
-}
-
 static int check_span(
 	struct sluice_rail *rail, const struct sluice_span *span, struct sluice_error *err)
 {
@@ -247,7 +263,6 @@ static int find_slot(const struct sluice_rail *rail, uint32_t *ret_slot, struct 
 int sluice_rdma_mem_register(struct sluice_rail *rail, const struct sluice_span *span,
 	uint32_t access, struct sluice_mem **ret_mem, struct sluice_error *err)
 {
-	uint64_t start_ns = sluice_now_ns();
 	uint32_t slot = 0, shift = 0, count;
 	struct sluice_mem *mem;
 	int r;
@@ -272,15 +287,13 @@ int sluice_rdma_mem_register(struct sluice_rail *rail, const struct sluice_span 
 	mem->address = (uintptr_t)span->addr & ADDRESS_MASK;
 	mem->piece_shift = shift;
 	mem->piece_count = count;
-	r = rail->gone ? 0 : register_all(mem); /* gone: when it is back */
+	r = rail->gone ? 0 : register_missing(mem, SLUICE_NEVER); /* gone: when it is back */
 	if (r < 0) {
 		deregister_all(mem);
 		r = explain(mem, r, err);
 		free(mem);
 		return r;
 	}
-	if (!rail->gone)
-		count_registrations(rail, count, mem->len_bytes, start_ns);
 	atomic_store(&rail->mems[slot], mem);
 	if (slot >= atomic_load(&rail->mems_end))
 		atomic_store_explicit(&rail->mems_end, slot + 1, memory_order_release);
@@ -371,21 +384,32 @@ void sluice_rdma_mem_release_all(struct sluice_rail *rail)
 	}
 }
 
-int sluice_rdma_mem_renew_all(struct sluice_rail *rail)
+static bool is_whole(const struct sluice_mem *mem)
 {
-	int r = 0;
-
-	for (uint32_t slot = 0; slot < atomic_load(&rail->mems_end) && r == 0; slot++) {
-		struct sluice_mem *mem = atomic_load(&rail->mems[slot]);
-		uint64_t start_ns = sluice_now_ns();
-
-		if (mem == NULL)
-			continue;
-		r = register_all(mem);
-		if (r == 0)
-			count_registrations(rail, mem->piece_count, mem->len_bytes, start_ns);
+	for (uint32_t i = 0; i < mem->piece_count; i++) {
+		if (mem->pieces[i].mr == NULL)
+			return false;
 	}
-	return r;
+	return true;
+}
+
+int sluice_rdma_mem_refill(struct sluice_rail *rail, uint64_t deadline_ns, struct sluice_error *err)
+{
+	for (uint32_t slot = 0; slot < atomic_load(&rail->mems_end); slot++) {
+		struct sluice_mem *mem = atomic_load(&rail->mems[slot]);
+		int r;
+
+		if (mem == NULL || is_whole(mem))
+			continue;
+		if (sluice_now_ns() >= deadline_ns)
+			return 0;
+		r = register_missing(mem, deadline_ns);
+		if (r < 0)
+			return explain(mem, r, err);
+		if (!is_whole(mem))
+			return 0;
+	}
+	return 1;
 }
 
 /* Pieces that still wait for what lanes have under way count against the memlock limit. True: one
@@ -442,11 +466,11 @@ int sluice_rdma_mem_discarded(
 	if (len_bytes == 0 || !sluice_range_inside(offset, len_bytes, mem->len_bytes))
 		return sluice_fail(err, -EINVAL, "rdma-memory",
 			"the discarded range is empty or not within memory %u", mem->id);
-	if (rail->gone)
-		return 0; /* it holds no pages */
 	first = (uint32_t)(offset >> mem->piece_shift);
 	last = (uint32_t)((offset + len_bytes - 1) >> mem->piece_shift);
-	for (uint32_t index = first; index <= last && r == 0; index++) {
+	if (rail->gone)
+		deregister(mem, first, last); /* what is there again already */
+	for (uint32_t index = first; index <= last && r == 0 && !rail->gone; index++) {
 		r = renew(mem, index, deadline_ns, err);
 		if (r == 0)
 			count_registrations(rail, 1, piece_bytes(mem, index), start_ns);

@@ -314,6 +314,7 @@ const struct sluice_transport sluice_transport_rdma = {
 	.lock_bytes = sluice_rdma_lock_bytes,
 	.mem_register = sluice_rdma_mem_register,
 	.mem_unregister = sluice_rdma_mem_unregister,
+	.mem_admit = sluice_rdma_mem_admit,
 	.mem_discarded = sluice_rdma_mem_discarded,
 	.mem_export = sluice_rdma_mem_export,
 	.mem_import = sluice_rdma_mem_import,

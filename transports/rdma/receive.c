@@ -66,12 +66,23 @@ void sluice_rdma_repost(struct sluice_conn *conn)
 
 /* ---- messages ---- */
 
+/* Of ZEROs, which a worker does. A NIC knows nothing of it: see README.md on keys. */
+void sluice_rdma_mem_admit(struct sluice_mem *mem, bool admit)
+{
+	if (mem == NULL)
+		return;
+	SLUICE_ASSERT(mem->access & SLUICE_ACCESS_REMOTE_WRITE);
+	atomic_store(&mem->admits, admit); /* ordered as the store in unregister: see there */
+	if (!admit)
+		sluice_rdma_wait_for_workers(mem->rail);
+}
+
 static bool zero_sound(const struct rdma_zero *zero, const struct sluice_mem *mem)
 {
 	uint64_t offset = sluice_get64(zero->offset);
 	uint32_t len_bytes = sluice_get32(zero->len_bytes);
 
-	return mem != NULL && (mem->access & SLUICE_ACCESS_REMOTE_WRITE) && len_bytes > 0 &&
+	return mem != NULL && atomic_load(&mem->admits) && len_bytes > 0 &&
 	       len_bytes <= RDMA_OP_BYTES_MAX &&
 	       sluice_is_aligned(offset | len_bytes, RDMA_ALIGN_BYTES) &&
 	       sluice_range_inside(offset, len_bytes, mem->len_bytes);

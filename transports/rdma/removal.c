@@ -11,13 +11,18 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "base/assert.h"
+#include "base/clock.h"
 #include "transports/rdma/internal.h"
 
-#define LOOK_AGAIN_S 1
+#define LOOK_AGAIN_NS     SLUICE_NS_PER_S
+#define LOOK_AGAIN_MAX_NS (30 * SLUICE_NS_PER_S)
+#define REFILL_NS         (20 * SLUICE_NS_PER_MS) /* of one step */
 
 int sluice_rdma_say_removed(const struct sluice_rail *rail, struct sluice_error *err)
 {
@@ -67,9 +72,11 @@ static void close_for_librdmacm(struct ibv_context *cm_verbs)
 	close(null_fd);
 }
 
-static void look_again(struct sluice_rail *rail, time_t every_s)
+/* Once; 0: no more. */
+static void look_again(struct sluice_rail *rail, uint64_t after_ns)
 {
-	struct itimerspec spec = {.it_value.tv_sec = every_s, .it_interval.tv_sec = every_s};
+	struct itimerspec spec = {.it_value = {.tv_sec = (time_t)(after_ns / SLUICE_NS_PER_S),
+					  .tv_nsec = (long)(after_ns % SLUICE_NS_PER_S)}};
 
 	timerfd_settime(rail->return_fd, 0, &spec, NULL);
 }
@@ -92,7 +99,9 @@ void sluice_rdma_rail_removed(struct sluice_rail *rail)
 	rail->cm_verbs = NULL;
 	rdma_destroy_id(rail->id);
 	rail->id = NULL;
-	look_again(rail, LOOK_AGAIN_S);
+	rail->return_wait_ns = 0;
+	rail->counters.gone_why[0] = '\0';
+	look_again(rail, LOOK_AGAIN_NS);
 }
 
 /* ---- and comes back ---- */
@@ -114,35 +123,75 @@ static void forget_gone(struct sluice_rail *rail)
 		SLUICE_ASSERT(errno == EAGAIN);
 	look_again(rail, 0);
 	rail->gone = false;
+	rail->counters.gone_why[0] = '\0';
 	rail->counters.returns++;
 }
 
 /*
- * The same address, with the port that peers know; the same memory, whose keys are new. An id that
- * is bound stays so where the rest fails: only an id hears of it when the device goes once more.
+ * The same address, with the port that peers know; the same memory, whose keys are new. 1: done; 0: not
+ * all of the memory is registered yet; -errno.
+ */
+static int take_back(struct sluice_rail *rail, uint64_t deadline_ns, struct sluice_error *err)
+{
+	int r = 0;
+
+	if (rail->id == NULL)
+		r = sluice_rdma_rail_bind(rail, err);
+	if (r == 0 && rail->verbs == NULL)
+		r = sluice_rdma_domain_open(rail, err);
+	if (r == 0)
+		r = sluice_rdma_mem_refill(rail, deadline_ns, err);
+	if (r <= 0)
+		return r;
+	r = watch_device(rail);
+	if (r == 0 && rail->listening && rdma_listen(rail->id, RDMA_BACKLOG) < 0)
+		r = -errno;
+	return r == 0 ? 1
+		      : sluice_fail(err, r, "rdma-rail", "cannot listen again: %s", strerror(-r));
+}
+
+/* An id that is bound stays so: only an id hears of it when the device goes once more. All else is
+   let go of: half a guest that is pinned is of no use, and in the way of other rails. */
+static void try_later(struct sluice_rail *rail, const struct sluice_error *why)
+{
+	bool is_absent = rail->id == NULL;
+	uint64_t wait_ns = 2 * rail->return_wait_ns;
+
+	sluice_rdma_mem_release_all(rail);
+	sluice_rdma_domain_close(rail);
+	if (is_absent || wait_ns == 0)
+		wait_ns = LOOK_AGAIN_NS;
+	if (wait_ns > LOOK_AGAIN_MAX_NS)
+		wait_ns = LOOK_AGAIN_MAX_NS;
+	rail->return_wait_ns = is_absent ? 0 : wait_ns;
+	snprintf(rail->counters.gone_why, sizeof(rail->counters.gone_why), "%.*s",
+		(int)sizeof(rail->counters.gone_why) - 1,
+		is_absent && why->code == -ENODEV ? "" : why->text);
+	look_again(rail, wait_ns);
+}
+
+/*
+ * Other rails may carry lanes meanwhile, whose peer link this thread serves: it pins memory for half
+ * of its time at most, and not for long at a time.
  */
 void sluice_rdma_rail_return(struct sluice_rail *rail)
 {
-	uint64_t count;
-	int r = 0;
+	uint64_t start_ns = sluice_now_ns(), count;
+	struct sluice_error err = {0};
+	int r;
 
-	/* Not before its lanes are closed: what woke their workers stays readable as long. */
-	if (read(rail->return_fd, &count, sizeof(count)) < 0 || rail->conns != NULL)
+	if (read(rail->return_fd, &count, sizeof(count)) < 0)
 		return;
-	if (rail->id == NULL)
-		r = sluice_rdma_rail_bind(rail, NULL);
-	if (r == 0)
-		r = sluice_rdma_domain_open(rail, NULL);
-	if (r == 0)
-		r = sluice_rdma_mem_renew_all(rail);
-	if (r == 0)
-		r = watch_device(rail);
-	if (r == 0 && rail->listening && rdma_listen(rail->id, RDMA_BACKLOG) < 0)
-		r = -errno;
-	if (r == 0) {
-		forget_gone(rail);
-	} else {
-		sluice_rdma_mem_release_all(rail);
-		sluice_rdma_domain_close(rail);
+	/* Not before its lanes are closed: what woke their workers stays readable as long. */
+	if (rail->conns != NULL) {
+		look_again(rail, LOOK_AGAIN_NS);
+		return;
 	}
+	r = take_back(rail, start_ns + REFILL_NS, &err);
+	if (r < 0)
+		try_later(rail, &err);
+	else if (r == 0)
+		look_again(rail, sluice_now_ns() - start_ns);
+	else
+		forget_gone(rail);
 }

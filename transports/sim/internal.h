@@ -140,6 +140,7 @@ struct sluice_mem {
 	struct sluice_mem *next;
 	struct sluice_span span;
 	uint32_t access;
+	bool admits; /* the peer's writes, now */
 	uint32_t number; /* never reused in a world */
 };
 
@@ -203,7 +204,7 @@ void sim_pipe_vanish(struct sim_pipe *pipe);
 bool sim_pipe_reads_from(const struct sim_pipe *pipe, const struct sluice_span *span);
 
 /* ---- rail.c ---- */
-/* The memory that a peer's op may touch, or NULL: unknown, not writable or out of range. */
+/* The memory that a peer's op may touch, or NULL: unknown, not admitted or out of range. */
 const struct sluice_mem *sim_mem_find(
 	const struct sluice_rail *rail, uint32_t number, uint64_t offset, uint64_t len_bytes);
 

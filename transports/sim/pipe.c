@@ -268,7 +268,7 @@ static void acknowledge(struct sim_pipe *pipe)
 	}
 }
 
-/* WRITE or ZERO changes the target's memory, unless that was unregistered meanwhile. */
+/* WRITE or ZERO changes the target's memory, unless it was let in and is not any more. */
 static void land(struct sim_pipe *pipe, const struct sim_op *op)
 {
 	struct sluice_sim_world *world = pipe->world;
@@ -287,8 +287,10 @@ static void land(struct sim_pipe *pipe, const struct sim_op *op)
 	uint8_t *addr;
 
 	SLUICE_ASSERT(!pipe->fenced);
-	if (mem == NULL)
+	if (mem == NULL) {
+		world->stats.refused++;
 		return;
+	}
 	addr = (uint8_t *)mem->span.addr + op->remote_offset;
 	if (op->kind == SLUICE_OP_WRITE)
 		memcpy(addr, op->data, op->len_bytes);
@@ -426,6 +428,7 @@ static void arrive_one(struct sim_pipe *pipe)
 
 	if (!op_permitted(pipe, op)) {
 		sim_trace(pipe, "refused", op->seq, op->remote_offset);
+		pipe->world->stats.refused++;
 		if (!pipe->dead)
 			sim_conn_kill(pipe->receiver, -EACCES);
 		pipe->cut = pipe->arrived;

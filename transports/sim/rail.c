@@ -166,6 +166,15 @@ static void mem_unregister(struct sluice_mem *mem)
 	free(mem);
 }
 
+/* What a NIC holds for it is dropped: whoever shuts memory has seen to it that nothing is missed. */
+static void mem_admit(struct sluice_mem *mem, bool admit)
+{
+	if (mem == NULL)
+		return;
+	SLUICE_ASSERT(mem->access & SLUICE_ACCESS_REMOTE_WRITE);
+	mem->admits = admit;
+}
+
 static int mem_export(const struct sluice_mem *mem, uint8_t *key, size_t key_bytes_max)
 {
 	struct sim_key own = {
@@ -211,7 +220,7 @@ const struct sluice_mem *sim_mem_find(
 
 	while (mem != NULL && mem->number != number)
 		mem = mem->next;
-	if (mem == NULL || (mem->access & SLUICE_ACCESS_REMOTE_WRITE) == 0 ||
+	if (mem == NULL || !mem->admits ||
 		!sluice_range_inside(offset, len_bytes, mem->span.len_bytes))
 		return NULL;
 	return mem;
@@ -241,6 +250,7 @@ const struct sluice_transport sluice_transport_sim = {
 	.rail_fd = rail_fd,
 	.mem_register = mem_register,
 	.mem_unregister = mem_unregister,
+	.mem_admit = mem_admit,
 	.mem_export = mem_export,
 	.mem_import = mem_import,
 	.mem_forget = mem_forget,

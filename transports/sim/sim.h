@@ -96,6 +96,7 @@ struct sluice_sim_stats {
 	uint64_t cut_short; /* late writes of which only the beginning arrived */
 	uint64_t torn_reads; /* both halves were read at different moments */
 	uint64_t discarded_by_fence; /* arrived or under way, and never landed */
+	uint64_t refused; /* reached for memory that the target did not let them into */
 	uint64_t vanished; /* placed, and lost with the target's NIC */
 	uint64_t stalls;
 };

@@ -53,6 +53,7 @@ struct sluice_mem {
 	uint32_t slot;
 	uint8_t *addr;
 	uint64_t len_bytes;
+	_Atomic bool admits; /* the peer's writes, now */
 	uint64_t *faulted; /* atomic: a bit per TCP_FAULT_BYTES that was faulted in; NULL: nothing
 			      is written here */
 };
@@ -83,8 +84,9 @@ struct sluice_rail {
 	struct sluice_conn *conns; /* every open lane */
 	struct sluice_rail_stats counters;
 
-	/* Read by workers. A registration goes away in three steps: its slot is emptied, the
-	   generation moves, and every lane has been seen outside poll. */
+	/* Read by workers. A registration goes away in three steps: its slot is emptied (or it
+	   admits nothing any more), the generation moves, and every lane has been seen outside
+	   poll. */
 	_Atomic(struct sluice_mem *) mems[TCP_MEMS_MAX];
 	_Atomic uint32_t mems_end; /* slots at and above it were never used */
 	_Atomic uint32_t mems_generation;
@@ -98,6 +100,7 @@ void sluice_tcp_mem_fault_in(const struct sluice_mem *mem, uint64_t offset, uint
 int sluice_tcp_mem_register(struct sluice_rail *rail, const struct sluice_span *span,
 	uint32_t access, struct sluice_mem **ret_mem, struct sluice_error *err);
 void sluice_tcp_mem_unregister(struct sluice_mem *mem);
+void sluice_tcp_mem_admit(struct sluice_mem *mem, bool admit);
 int sluice_tcp_mem_export(const struct sluice_mem *mem, uint8_t *key, size_t key_bytes_max);
 int sluice_tcp_mem_import(struct sluice_rail *rail, const uint8_t *key, size_t key_bytes,
 	struct sluice_remote **ret_remote, struct sluice_error *err);

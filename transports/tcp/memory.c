@@ -4,8 +4,8 @@
  *
  * Control thread, except sluice_tcp_mem_find(), which workers call for every operation that
  * arrives. Registering costs nothing here: sockets need no pinned memory. What a registration
- * gives is the permission to write, and unregistering takes it back for good: when it
- * returns, no worker of this rail touches the memory any more.
+ * gives is the permission to write, while it admits. Refusing again takes that back, and
+ * unregistering for good: when either returns, no worker of this rail touches the memory any more.
  */
 #include <errno.h>
 #include <sched.h>
@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "base/assert.h"
 #include "base/bits.h"
 #include "transports/tcp/internal.h"
 
@@ -124,24 +125,36 @@ int sluice_tcp_mem_register(struct sluice_rail *rail, const struct sluice_span *
 }
 
 /*
- * A lane in poll has either stored `polling` before we load it, and then we wait, or it loads
- * the slot after we emptied it, and then it finds nothing. That needs one total order of these
- * four accesses, hence no relaxed ones. A frame half placed keeps addresses over several polls:
- * the generation tells it to look them up again.
+ * What was taken back before is taken back from every lane. One in poll has either stored `polling`
+ * before we load it, and then we wait, or it looks after we took back, and then it finds nothing.
+ * That needs one total order of these four accesses, hence no relaxed ones. A frame half placed
+ * keeps addresses over several polls: the generation tells it to look them up again.
  */
-void sluice_tcp_mem_unregister(struct sluice_mem *mem)
+static void wait_for_workers(struct sluice_rail *rail)
 {
-	struct sluice_rail *rail;
-
-	if (mem == NULL)
-		return;
-	rail = mem->rail;
-	atomic_store(&rail->mems[mem->slot], NULL);
 	atomic_fetch_add(&rail->mems_generation, 1);
 	for (struct sluice_conn *conn = rail->conns; conn != NULL; conn = conn->next) {
 		while (atomic_load(&conn->polling)) /* poll never sleeps: this ends soon */
 			sched_yield();
 	}
+}
+
+void sluice_tcp_mem_admit(struct sluice_mem *mem, bool admit)
+{
+	if (mem == NULL)
+		return;
+	SLUICE_ASSERT(mem->access & SLUICE_ACCESS_REMOTE_WRITE);
+	atomic_store(&mem->admits, admit);
+	if (!admit)
+		wait_for_workers(mem->rail);
+}
+
+void sluice_tcp_mem_unregister(struct sluice_mem *mem)
+{
+	if (mem == NULL)
+		return;
+	atomic_store(&mem->rail->mems[mem->slot], NULL);
+	wait_for_workers(mem->rail);
 	free(mem->faulted);
 	free(mem);
 }

@@ -391,6 +391,7 @@ const struct sluice_transport sluice_transport_tcp = {
 	.rail_stats = rail_stats,
 	.mem_register = sluice_tcp_mem_register,
 	.mem_unregister = sluice_tcp_mem_unregister,
+	.mem_admit = sluice_tcp_mem_admit,
 	.mem_export = sluice_tcp_mem_export,
 	.mem_import = sluice_tcp_mem_import,
 	.mem_forget = sluice_tcp_mem_forget,

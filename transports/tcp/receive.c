@@ -83,7 +83,7 @@ static bool entry_resolve(
 		memcmp(entry.reserved, zeroes, sizeof(zeroes)) != 0)
 		return false;
 	mem = sluice_tcp_mem_find(conn->rail, sluice_get32(entry.mem_id), &conn->rx.mem_hint);
-	if (mem == NULL || (mem->access & SLUICE_ACCESS_REMOTE_WRITE) == 0 ||
+	if (mem == NULL || !atomic_load(&mem->admits) ||
 		!sluice_range_inside(offset, len_bytes, mem->len_bytes))
 		return false;
 	*ret_extent = (struct tcp_extent){
@@ -222,7 +222,8 @@ static enum step data_step(struct sluice_conn *conn)
 	return STEP_DONE;
 }
 
-/* A registration has gone since the frame was checked: is it still the same for its rest? */
+/* A registration has gone, or admits no more, since the frame was checked: is all as it was for
+   the rest of it? */
 static bool data_still_valid(struct sluice_conn *conn)
 {
 	struct tcp_rx *rx = &conn->rx;
@@ -233,7 +234,7 @@ static bool data_still_valid(struct sluice_conn *conn)
 		const struct sluice_mem *mem =
 			sluice_tcp_mem_find(conn->rail, extent->mem_id, &rx->mem_hint);
 
-		if (mem == NULL || (mem->access & SLUICE_ACCESS_REMOTE_WRITE) == 0 ||
+		if (mem == NULL || !atomic_load(&mem->admits) ||
 			!sluice_range_inside(extent->offset, extent->len_bytes, mem->len_bytes) ||
 			mem->addr + extent->offset != extent->addr)
 			return false;
