@@ -26,7 +26,9 @@ static double unit_of(const char *heading)
 	return strstr(heading, "BW average[Gb/sec]") != NULL ? 1e9 / 8 : 0;
 }
 
-/* Warnings may stand between the heading and the row. */
+/* Warnings may stand between the heading and the row. The programs count the CPU's cycles, and how many
+   those are in a second they measure once, at their end, against gettimeofday(): where that does not fit a
+   straight line ("Correlation coefficient r^2"), as on a busy host in a VM, they write 0.00. */
 int perf_perftest_read(FILE *report, struct perf_perftest_row *ret_row, struct sluice_error *err)
 {
 	char line[LINE_MAX_BYTES], last[LINE_MAX_BYTES] = "nothing";
@@ -37,8 +39,11 @@ int perf_perftest_read(FILE *report, struct perf_perftest_row *ret_row, struct s
 		if (unit == 0)
 			unit = unit_of(line);
 		else if (sscanf(line, " %llu %llu %lf %lf", &bytes, &messages, &peak, &average) ==
-				 4 &&
-			 average > 0) {
+			 4) {
+			if (average <= 0)
+				return sluice_fail(err, -EAGAIN, "perftest",
+					"its report says 0: it could not measure how fast the "
+					"CPU's cycle counter runs; the machine is too busy");
 			*ret_row = (struct perf_perftest_row){.message_bytes = bytes,
 				.messages = messages,
 				.bytes_per_s = average * unit};

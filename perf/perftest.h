@@ -20,7 +20,7 @@ struct perf_perftest_row {
 
 /*
  * Find the row in what a program printed. -EPROTO with the last line that it printed when there is
- * none, as after an error.
+ * none, as after an error. -EAGAIN when all went well but the clock, so that the bandwidth is 0.
  */
 int perf_perftest_read(FILE *report, struct perf_perftest_row *ret_row, struct sluice_error *err);
 

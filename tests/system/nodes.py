@@ -123,6 +123,16 @@ class Nodes(LabTest):
         pages = pages_on(engine.process.pid, node, True) - before[engine][0]
         return pages if pages >= SLOTS * SLOT_BYTES // PAGE else 0
 
+    def fill_on(self, engine, first, second):
+        """Half of its memory on each node; every second page of the second one's is zeros."""
+        ram = engine.regions["ram"]
+        half = len(ram) // 2
+        for number, node in enumerate((first, second)):
+            set_policy(MPOL_BIND, node)
+            two = os.urandom(PAGE) + (bytes(PAGE) if number else os.urandom(PAGE))
+            ram[number * half:(number + 1) * half] = two * (half // len(two))
+        set_policy(MPOL_DEFAULT)
+
     def test_lanes_take_what_is_near_first(self):
         """Half of the guest on each node, a lane on each: until a lane has done its own half it
         takes nothing of the other's. Only the second node's half has pages of zeros."""
@@ -133,13 +143,7 @@ class Nodes(LabTest):
         size = 64 * MIB
         for engine in (source, target):
             engine.add_memory("ram", size)
-        ram = source.regions["ram"]
-        for number, node in enumerate((first, second)):
-            set_policy(MPOL_BIND, node)
-            begin = number * size // 2
-            two = os.urandom(PAGE) + (bytes(PAGE) if number else os.urandom(PAGE))
-            ram[begin:begin + size // 2] = two * (size // 2 // len(two))
-        set_policy(MPOL_DEFAULT)
+        self.fill_on(source, first, second)
         source.vmm.command("migrate", uri=target.incoming())
         self.answer_sync(source)
         lanes = self.wait_for_share(source, size // 8)
@@ -152,6 +156,50 @@ class Nodes(LabTest):
         self.assertEqual(source.vmm.command("query-stats")["chunks-stolen"], 0)
         self.assertGreaterEqual(source.vmm.command("query-placement")["chunks-located"],
                                 size // (2 * MIB))
+
+    def check_lanes_of_rails(self, engine, nodes):
+        """@nodes: of each rail, by its address. Cores and memory are as the kernel has them."""
+        plan = engine.vmm.command("query-placement")
+        threads = {worker["worker"]: worker["thread-id"] for worker in plan["workers"]}
+        lanes_of = {address: [] for address in nodes}
+        for lane in plan["lanes"]:
+            address = lane["rail"].split(":")[0]
+            lanes_of[address].append(lane["lane"])
+            self.assertLessEqual(os.sched_getaffinity(threads[lane["worker"]]),
+                                 self.nodes[nodes[address]], lane)
+            self.assertEqual(lane["memory-nodes"], [nodes[address]], lane)
+        print(f"  {engine.name}: rails on nodes {nodes}, their lanes {lanes_of}", flush=True)
+        self.assertEqual([len(lanes) for lanes in lanes_of.values()], [2, 2])
+        self.assertEqual(plan["staging-nodes"], sorted(nodes.values()))
+
+    def lanes_of_rails(self, *nodes):
+        """@nodes: at the source and at the target, for each its rails' by address."""
+        ends = []
+        for name, of in zip(("source", "target"), nodes):
+            rails = ",".join(f"{address}:0@node={node}" for address, node in of.items())
+            engine = Engine(self.lab, name, rail=rails, workers=2, lanes=4, max_bandwidth="8M")
+            engine.add_memory("ram", 32 * MIB)
+            ends.append(engine)
+        source, target = ends
+        self.fill_on(source, *list(self.nodes)[:2])  # or workers would follow where all of it is
+        source.vmm.command("migrate", uri=target.incoming())
+        self.answer_sync(source)
+        for engine, of in zip(ends, nodes):
+            wait_until(f"{engine.name}: all lanes stand", lambda engine=engine: {
+                lane["state"] for lane in engine.vmm.command("query-lanes")} == {"active"})
+            self.check_lanes_of_rails(engine, of)
+
+    def rails_on(self, *nodes):
+        return dict(zip(("127.0.0.1", "127.0.0.2"), nodes))
+
+    def test_lanes_are_on_the_node_of_their_rail(self):
+        first, second = list(self.nodes)[:2]
+        self.lanes_of_rails(self.rails_on(first, second), self.rails_on(first, second))
+
+    def test_lanes_of_rails_on_other_nodes_than_the_peer_has(self):
+        """The nodes of the two hosts have nothing to do with each other."""
+        first, second = list(self.nodes)[:2]
+        self.lanes_of_rails(self.rails_on(second, first), self.rails_on(first, second))
 
     def wait_for_share(self, source, placed):
         """query-lanes, when so many bytes are placed."""
