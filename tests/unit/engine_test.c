@@ -3,6 +3,7 @@
  * engine_test.c: an engine with real sockets on loopback, and a test that plays its peer: what the
  * engine admits around its sessions, and what it tells its VMM when. No lane ever connects.
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <signal.h>
@@ -237,10 +238,12 @@ static volatile sig_atomic_t events_told, mapped_when_told;
 static void on_told(int signal_number)
 {
 	unsigned char resident;
+	int error = errno;
 
 	(void)signal_number;
 	if (events_told++ == 0)
 		mapped_when_told = mincore(leaving_base, 4096, &resident) == 0;
+	errno = error;
 }
 
 static void watch_what_is_told(void)
