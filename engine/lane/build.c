@@ -8,8 +8,8 @@
  */
 #include "base/assert.h"
 #include "base/plant.h"
+#include "base/zero.h"
 #include "engine/lane/lane_internal.h"
-#include "engine/lane/zero.h"
 
 static uint64_t ring_room(const struct sluice_lane *lane)
 {

@@ -7,7 +7,7 @@
 
 #include "base/clock.h"
 #include "engine/lane/lane.h"
-#include "engine/lane/zero.h"
+#include "base/zero.h"
 #include "tests/unit/unit.h"
 
 #define MIB     (1ull << 20)

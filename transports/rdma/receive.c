@@ -10,6 +10,7 @@
 
 #include "base/assert.h"
 #include "base/bits.h"
+#include "base/zero.h"
 #include "transports/rdma/internal.h"
 
 static void prepare(struct sluice_conn *conn, uint32_t slot)
@@ -99,7 +100,7 @@ static bool take_zero(struct sluice_conn *conn, const uint8_t *body, uint32_t bo
 	mem = sluice_rdma_mem_find(conn->rail, sluice_get32(zero.mem_id));
 	if (!zero_sound(&zero, mem))
 		return false;
-	memset(mem->addr + sluice_get64(zero.offset), 0, sluice_get32(zero.len_bytes));
+	sluice_make_zero(mem->addr + sluice_get64(zero.offset), sluice_get32(zero.len_bytes));
 	conn->rx.zeroed_bytes += sluice_get32(zero.len_bytes);
 	conn->rx.done++;
 	return true;

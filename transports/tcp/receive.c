@@ -14,6 +14,7 @@
 
 #include "base/assert.h"
 #include "base/bits.h"
+#include "base/zero.h"
 #include "transports/tcp/internal.h"
 
 /* What came of looking at the next bytes of the stream. */
@@ -146,7 +147,7 @@ static void batch_fill(struct tcp_rx *rx, bool checksum)
 		if (extent->zero) {
 			if (start < high && end > low)
 				return;
-			memset(extent->addr, 0, extent->len_bytes);
+			sluice_make_zero(extent->addr, extent->len_bytes);
 			continue;
 		}
 		/* What is written over before it was hashed would spoil the sum. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* zero.h: is a page all zero? Reads at most 4 KiB; pages that are not end early. */
-#ifndef SLUICE_ENGINE_LANE_ZERO_H
-#define SLUICE_ENGINE_LANE_ZERO_H
+/* zero.h: is a page all zero? Reads at most 4 KiB; pages that are not end early. Any thread. */
+#ifndef SLUICE_BASE_ZERO_H
+#define SLUICE_BASE_ZERO_H
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -61,6 +61,25 @@ static inline bool sluice_page_is_zero(const uint8_t *page)
 		if (!sluice_bytes_are_zero(page + at, 512))
 			return false;
 	return true;
+}
+
+/*
+ * Make @bytes at @addr zero. What is zero already, as a fresh target's memory, is only read: storing
+ * costs about twice the memory traffic. Of memory that is not aligned to pages the ends are stored.
+ */
+static inline void sluice_make_zero(uint8_t *addr, uint64_t bytes)
+{
+	uint64_t head = -(uintptr_t)addr % SLUICE_PAGE_BYTES;
+
+	if (head > bytes)
+		head = bytes;
+	memset(addr, 0, head);
+	addr += head;
+	bytes -= head;
+	for (; bytes >= SLUICE_PAGE_BYTES; bytes -= SLUICE_PAGE_BYTES, addr += SLUICE_PAGE_BYTES)
+		if (!sluice_page_is_zero(addr))
+			memset(addr, 0, SLUICE_PAGE_BYTES);
+	memset(addr, 0, bytes);
 }
 
 #endif
