@@ -6,8 +6,8 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "engine/lane/lane.h"
 #include "base/zero.h"
+#include "engine/lane/lane.h"
 #include "tests/unit/unit.h"
 
 #define MIB     (1ull << 20)
