@@ -386,8 +386,7 @@ static json_t *lane_json(
 	const struct sluice_lane_slot *slot = &set->slots[lane];
 	const struct sluice_rail_pair *pair = set->pair_count > 0 ? &set->pairs[slot->pair] : NULL;
 	struct sluice_conn_stats conn;
-	uint32_t worker = slot->lane != NULL ? sluice_crew_worker_of(engine->crew, slot->lane)
-					     : SLUICE_CREW_ANY;
+	struct sluice_crew_lane place = sluice_crew_lane_now(engine->crew, lane, slot->lane);
 	struct sluice_lane_counters c;
 	json_t *reply;
 
@@ -411,11 +410,9 @@ static json_t *lane_json(
 		slot->retry_ns != SLUICE_NEVER)
 		json_object_set_new(reply, "retry-in",
 			json_integer((json_int_t)((slot->retry_ns - now_ns) / SLUICE_NS_PER_MS)));
-	if (worker == SLUICE_CREW_ANY)
-		worker = sluice_crew_lane(engine->crew, lane).worker; /* when it is opened again */
-	if (worker != SLUICE_CREW_ANY)
-		json_object_set_new(reply, "worker", json_integer((json_int_t)worker));
-	json_object_set_new(reply, "node", json_integer(sluice_crew_node_of(engine->crew, worker)));
+	if (place.worker != SLUICE_CREW_ANY)
+		json_object_set_new(reply, "worker", json_integer((json_int_t)place.worker));
+	json_object_set_new(reply, "node", json_integer(place.node));
 	json_object_set_new(reply, "pages-sent", json_integer((json_int_t)c.pages_sent));
 	json_object_set_new(reply, "pages-zero", json_integer((json_int_t)c.pages_zero));
 	json_object_set_new(reply, "busy-ns", json_integer((json_int_t)c.busy_ns));

@@ -345,7 +345,8 @@ static void add_lane(const struct sluice_engine *engine, const struct sluice_lan
 	uint32_t rail = lanes->pairs[slot->pair].ours;
 
 	json_object_set_new(entry, "worker",
-		json_integer((json_int_t)sluice_crew_worker_of(engine->crew, slot->lane)));
+		json_integer(
+			(json_int_t)sluice_crew_lane_now(engine->crew, lane, slot->lane).worker));
 	json_object_set_new(
 		entry, "memory-nodes", nodes_json(sluice_lane_memory_nodes(slot->lane)));
 	json_object_set_new(entry, "rail", json_string(engine->rails.list[rail].name));

@@ -423,12 +423,19 @@ uint32_t sluice_crew_worker_of(const struct sluice_crew *crew, const struct slui
 	return SLUICE_CREW_ANY;
 }
 
-int sluice_crew_node_of(const struct sluice_crew *crew, uint32_t worker)
+struct sluice_crew_lane sluice_crew_lane_now(
+	const struct sluice_crew *crew, uint32_t index, const struct sluice_lane *lane)
 {
+	struct sluice_crew_lane place = sluice_crew_lane(crew, index);
+	uint32_t worker = sluice_crew_worker_of(crew, lane);
+
+	if (worker == SLUICE_CREW_ANY || worker == place.worker)
+		return place;
 	for (uint32_t i = 0; i < crew->opts.lane_count; i++)
 		if (crew->lanes[i].worker == worker)
-			return crew->lanes[i].node;
-	return -1;
+			return crew->lanes[i];
+	place.worker = worker;
+	return place;
 }
 
 static bool worker_remove(struct worker *w, struct sluice_lane *lane)

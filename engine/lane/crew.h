@@ -68,10 +68,12 @@ struct sluice_crew_lane sluice_crew_lane_near(
 /* Give a lane to a worker, or with SLUICE_CREW_ANY to the one with the fewest lanes. -ENOSPC when
    it is full. */
 int sluice_crew_add(struct sluice_crew *crew, struct sluice_lane *lane, uint32_t worker);
-/* Who steps it, or SLUICE_CREW_ANY: nobody. */
+/* Who steps it, or SLUICE_CREW_ANY: nobody, or it is NULL. */
 uint32_t sluice_crew_worker_of(const struct sluice_crew *crew, const struct sluice_lane *lane);
-/* The node that its lanes are planned for, by the kernel's number; -1: none. */
-int sluice_crew_node_of(const struct sluice_crew *crew, uint32_t worker);
+/* Where the session's lane of this index is: the place of the worker that steps @lane, or as planned
+   where nobody does. */
+struct sluice_crew_lane sluice_crew_lane_now(
+	const struct sluice_crew *crew, uint32_t index, const struct sluice_lane *lane);
 /* Returns when no worker steps the lane any more. A lane that was never added is fine. */
 void sluice_crew_remove(struct sluice_crew *crew, struct sluice_lane *lane);
 /* The same for all lanes of all workers, in one wait. */

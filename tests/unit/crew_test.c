@@ -155,6 +155,7 @@ static void test_a_targets_lanes_go_near_their_rail(void)
 	};
 	struct sluice_lane_work work = {.wake = wake};
 	struct sluice_rail_pair near;
+	struct sluice_crew_lane now;
 	struct sluice_lane_set set;
 	struct sluice_crew *crew;
 
@@ -172,8 +173,17 @@ static void test_a_targets_lanes_go_near_their_rail(void)
 				0);
 			CU_ASSERT_EQUAL(sluice_crew_worker_of(crew, set.slots[lane].lane),
 				cases[i].workers[lane]);
+			now = sluice_crew_lane_now(crew, lane, set.slots[lane].lane);
+			CU_ASSERT_EQUAL(now.worker, cases[i].workers[lane]);
+			CU_ASSERT_EQUAL(now.node, (int)cases[i].workers[lane]);
 		}
-		CU_ASSERT_EQUAL(sluice_crew_node_of(crew, 1), 1);
+		/* Nobody steps them: they are where they are planned. */
+		sluice_crew_remove_all(crew);
+		for (uint32_t lane = 0; lane < 4; lane++) {
+			now = sluice_crew_lane_now(crew, lane, set.slots[lane].lane);
+			CU_ASSERT_EQUAL(now.worker, places[lane].worker);
+			CU_ASSERT_EQUAL(now.node, places[lane].node);
+		}
 		sluice_lane_set_close_all(&set);
 		sluice_crew_destroy(crew);
 	}
