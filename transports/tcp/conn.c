@@ -124,10 +124,7 @@ static int open_source(
 		socket(conn->peer.u.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (conn->fd < 0)
 		return sluice_fail(err, -errno, "tcp-lane", "cannot open a socket: %m");
-	sluice_tcp_socket_setup(conn->rail, conn->fd);
-	if (conn->rail->conf.send_buffer_bytes == 0 && sluice_inet_is_loopback(&conn->peer))
-		setsockopt(conn->fd, SOL_SOCKET, SO_SNDBUF, &(int){TCP_LOOPBACK_SEND_BYTES},
-			sizeof(int));
+	sluice_tcp_socket_setup(conn->rail, conn->fd, sluice_inet_is_loopback(&conn->peer));
 	sluice_tcp_zerocopy_setup(conn);
 	conn->state = TCP_CONN_CONNECTING;
 	return bind_local(conn, err);

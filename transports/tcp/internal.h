@@ -106,8 +106,9 @@ int sluice_tcp_mem_import(struct sluice_rail *rail, const uint8_t *key, size_t k
 	struct sluice_remote **ret_remote, struct sluice_error *err);
 void sluice_tcp_mem_forget(struct sluice_remote *remote);
 
-/* Options that every socket of the rail gets before it connects or listens. */
-void sluice_tcp_socket_setup(const struct sluice_rail *rail, int fd);
+/* Options that every socket of the rail gets before it connects or listens. @sends_over_loopback: it
+   is a source's, and both ends are on this host. */
+void sluice_tcp_socket_setup(const struct sluice_rail *rail, int fd, bool sends_over_loopback);
 
 /* ---- sending (send.c) ---- */
 

@@ -128,22 +128,28 @@ static const struct sluice_rail_stats *rail_stats(const struct sluice_rail *rail
 	return &rail->counters;
 }
 
-void sluice_tcp_socket_setup(const struct sluice_rail *rail, int fd)
+/* 0: as the kernel likes it. */
+static void set_buffer(int fd, int option, uint64_t bytes)
+{
+	int value = (int)bytes;
+
+	if (value != 0)
+		setsockopt(fd, SOL_SOCKET, option, &value, sizeof(value));
+}
+
+void sluice_tcp_socket_setup(const struct sluice_rail *rail, int fd, bool sends_over_loopback)
 {
 	const struct tcp_conf *conf = &rail->conf;
-	int on = 1, bytes;
+	uint64_t send_bytes = conf->send_buffer_bytes;
+	int on = 1;
 
+	if (send_bytes == 0 && sends_over_loopback)
+		send_bytes = TCP_LOOPBACK_SEND_BYTES;
 	/* None of these can make a lane wrong, only slower: failures are not errors. */
 	if (conf->nodelay)
 		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-	if (conf->send_buffer_bytes != 0) {
-		bytes = (int)conf->send_buffer_bytes;
-		setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
-	}
-	if (conf->receive_buffer_bytes != 0) {
-		bytes = (int)conf->receive_buffer_bytes;
-		setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof(bytes));
-	}
+	set_buffer(fd, SO_SNDBUF, send_bytes);
+	set_buffer(fd, SO_RCVBUF, conf->receive_buffer_bytes);
 }
 
 static int listener_watch(struct sluice_rail *rail)
@@ -167,7 +173,7 @@ static int rail_listen(
 	if (fd < 0)
 		return sluice_fail(err, -errno, "tcp-rail", "cannot open a socket: %m");
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-	sluice_tcp_socket_setup(rail, fd);
+	sluice_tcp_socket_setup(rail, fd, false);
 	if (bind(fd, &rail->address.u.any, rail->address.len) < 0 || listen(fd, TCP_BACKLOG) < 0 ||
 		getsockname(fd, &bound.u.any, &bound.len) < 0) {
 		r = sluice_fail(err, -errno, "tcp-rail", "cannot listen on %s: %m", text);
@@ -281,7 +287,7 @@ static bool hand_over(struct sluice_rail *rail, struct sluice_conn *conn, int fd
 	int open = TCP_HANDOVER_OPEN;
 	uint64_t one = 1;
 
-	sluice_tcp_socket_setup(rail, fd);
+	sluice_tcp_socket_setup(rail, fd, false);
 	/* A new socket takes these few bytes at once, or there is something wrong with it. */
 	if (send(fd, &conn->welcome, sizeof(conn->welcome), MSG_NOSIGNAL) !=
 		(ssize_t)sizeof(conn->welcome))
