@@ -40,6 +40,12 @@ struct sluice_engine_rail {
 	struct sluice_mem *staging; /* of the session */
 };
 
+/* Whether it is there and pins guest memory. */
+static inline bool sluice_rail_registers(const struct sluice_engine_rail *rail)
+{
+	return rail->rail != NULL && (rail->limits.caps & SLUICE_CAP_REGISTERS_MEMORY) != 0;
+}
+
 struct sluice_rails {
 	struct sluice_engine_rail list[SLUICE_RAILS_MAX];
 	uint32_t count; /* at least 1 in an engine that runs */
@@ -47,7 +53,7 @@ struct sluice_rails {
 	/* Transports that `auto` looked for and did not find, or may not use. */
 	struct sluice_session_lack lacks[SLUICE_LACKS_MAX];
 	uint32_t lack_count;
-	struct sluice_timer *timer;
+	struct sluice_timer *timer; /* rail_step while the engine is busy */
 };
 
 /* One entry of the setting `rail`: [TRANSPORT=]ADDRESS[@node=N][@gbit=N]. */
@@ -65,11 +71,6 @@ int sluice_rail_items_parse(const char *text, struct sluice_rail_item items[SLUI
 int sluice_rails_open(struct sluice_engine *engine, const struct sluice_settings *settings,
 	struct sluice_error *err);
 void sluice_rails_close(struct sluice_engine *engine); /* memory is no longer registered */
-static inline bool sluice_rail_registers(const struct sluice_engine_rail *rail)
-{
-	return rail->rail != NULL && (rail->limits.caps & SLUICE_CAP_REGISTERS_MEMORY) != 0;
-}
-
 /* Tell memory how many rails register it, and what these lock. */
 void sluice_rails_count_memory(struct sluice_engine *engine);
 
