@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* zero.h: is a page all zero? Reads at most 4 KiB; pages that are not end early. Any thread. */
+/* zero.h: is a page all zero, and making memory so. Reads at most a page; one that is not ends early.
+   Any thread. */
 #ifndef SLUICE_BASE_ZERO_H
 #define SLUICE_BASE_ZERO_H
 
@@ -11,10 +12,6 @@
 #endif
 
 #include "base/bits.h"
-
-/* Prefetched so many pages ahead: a page's first line is a cache miss, and one page takes less
-   time than that. A prefetch of memory that is not mapped does nothing. */
-#define SLUICE_ZERO_AHEAD_PAGES 8
 
 static inline bool sluice_bytes_are_zero(const uint8_t *bytes, uint32_t count)
 {

@@ -11,6 +11,10 @@
 #include "base/zero.h"
 #include "engine/lane/lane_internal.h"
 
+/* Prefetched so many pages ahead: a page's first line is a cache miss, and one page takes less
+   time than that. A prefetch of memory that is not mapped does nothing. */
+#define AHEAD_PAGES 8
+
 static uint64_t ring_room(const struct sluice_lane *lane)
 {
 	return lane->depth - (lane->tail - lane->head);
@@ -153,7 +157,7 @@ static uint32_t zero_run(
 		bit(nonzero, page) == maybe) {
 		const uint8_t *content = page_address(lane, lane->current, page);
 
-		__builtin_prefetch(content + (SLUICE_ZERO_AHEAD_PAGES << SLUICE_PAGE_SHIFT));
+		__builtin_prefetch(content + (AHEAD_PAGES << SLUICE_PAGE_SHIFT));
 		if (!sluice_page_is_zero(content))
 			break;
 		page++;
