@@ -314,6 +314,18 @@ static void test_target_may_never_notice(void)
 	CU_ASSERT(unaware < 80);
 }
 
+/* A lane that has brought 9s: page 1 is flushed, page 2 placed only. */
+static void open_with_writes(struct net *net, const struct sluice_sim_world_opts *opts)
+{
+	net_open(net, opts);
+	net_lane_connect(net, 0);
+	net_fill(net, 1, 9);
+	net_fill(net, 2, 9);
+	net_write(net, 0, 1);
+	net_wait_flushed(net, 0, net_flush(net, 0));
+	net_wait_placed(net, 0, net_write(net, 0, 2));
+}
+
 /* The harsh fence: a write that was placed but never flushed may be gone. */
 static void test_harsh_fence(void)
 {
@@ -324,13 +336,7 @@ static void test_harsh_fence(void)
 		struct net net;
 
 		opts.fence_discards_unflushed = true;
-		net_open(&net, &opts);
-		net_lane_connect(&net, 0);
-		net_fill(&net, 1, 9);
-		net_fill(&net, 2, 9);
-		net_write(&net, 0, 1);
-		net_wait_flushed(&net, 0, net_flush(&net, 0));
-		net_wait_placed(&net, 0, net_write(&net, 0, 2));
+		open_with_writes(&net, &opts);
 		sim->lane_fence(net.target[0].conn);
 		net_settle(&net);
 		CU_ASSERT_EQUAL(net_look(&net, 1), 9);
@@ -351,13 +357,7 @@ static unsigned int count_vanished(bool placed_is_visible)
 		struct net net;
 
 		opts.placed_is_visible = placed_is_visible;
-		net_open(&net, &opts);
-		net_lane_connect(&net, 0);
-		net_fill(&net, 1, 9);
-		net_fill(&net, 2, 9);
-		net_write(&net, 0, 1);
-		net_wait_flushed(&net, 0, net_flush(&net, 0));
-		net_wait_placed(&net, 0, net_write(&net, 0, 2));
+		open_with_writes(&net, &opts);
 		sluice_sim_rail_break(net.target_rail);
 		CU_ASSERT_EQUAL(sim->lane_fence(net.target[0].conn), placed_is_visible);
 		CU_ASSERT_EQUAL(sim->lane_fence(net.target[0].conn), placed_is_visible);
