@@ -145,6 +145,20 @@ static void plan_rails(struct plan *plan, uint64_t seed)
 	plan->rail_down_ns_max = octaves(&random, 10 * SLUICE_NS_PER_MS, 10);
 }
 
+/* In so many of a million seeds: this fault, early, and none of the others. */
+static bool plan_only(struct plan *plan, struct sluice_random *random, uint32_t ppm,
+	enum fault_kind kind, uint64_t due_ns_max)
+{
+	if (!sluice_random_chance(random, ppm))
+		return false;
+	plan->fault_count = 1;
+	plan->faults[0] = (struct fault){
+		.kind = kind,
+		.due_ns = between(random, 200 * SLUICE_NS_PER_US, due_ns_max),
+	};
+	return true;
+}
+
 /*
  * What a dead lane leaves behind in the network is usually gone before two engines that lost their
  * link have found each other again. Where it is not, only the fences of `resume` keep it out, so
@@ -156,13 +170,8 @@ static void plan_quick_return(struct plan *plan, uint64_t seed)
 	struct sluice_random random;
 
 	sluice_random_seed(&random, seed ^ 0x7265736dull);
-	if (!sluice_random_chance(&random, 60000))
+	if (!plan_only(plan, &random, 60000, FAULT_CUT_LINK, 8 * SLUICE_NS_PER_MS))
 		return;
-	plan->fault_count = 1;
-	plan->faults[0] = (struct fault){
-		.kind = FAULT_CUT_LINK,
-		.due_ns = between(&random, 200 * SLUICE_NS_PER_US, 8 * SLUICE_NS_PER_MS),
-	};
 	plan->lanes = (uint32_t)between(&random, 2, ENGINES_LANES_MAX);
 	plan->link_ns_min = 5 * SLUICE_NS_PER_US;
 	plan->link_ns_max = 50 * SLUICE_NS_PER_US;
@@ -183,13 +192,8 @@ static void plan_broken_nic(struct plan *plan, uint64_t seed)
 	struct sluice_random random;
 
 	sluice_random_seed(&random, seed ^ 0x6e696321ull);
-	if (!sluice_random_chance(&random, 40000))
+	if (!plan_only(plan, &random, 40000, FAULT_BREAK_NIC, 6 * SLUICE_NS_PER_MS))
 		return;
-	plan->fault_count = 1;
-	plan->faults[0] = (struct fault){
-		.kind = FAULT_BREAK_NIC,
-		.due_ns = between(&random, 200 * SLUICE_NS_PER_US, 6 * SLUICE_NS_PER_MS),
-	};
 	plan->world.placed_is_visible = false;
 	plan->world.visible_ns_max = 4 * SLUICE_NS_PER_MS;
 	plan->world.nic_writes_max = 64;
