@@ -43,6 +43,7 @@ struct worker {
 	/* The worker's own. */
 	struct sluice_lane *lanes[SLUICE_CREW_LANES_PER_WORKER_MAX];
 	uint32_t lane_count;
+	uint64_t patience_ns; /* it polls for so long before it sleeps, see learn(); atomic */
 	struct sluice_random random;
 };
 
@@ -132,6 +133,19 @@ static bool arm_all(struct worker *w, struct pollfd *fds, uint64_t *ret_deadline
 	return true;
 }
 
+/*
+ * Polling pays only where work comes before it ends: it takes the core from whoever makes that
+ * work. So a worker expects of its next wait what it saw of the last ones: after a sleep that
+ * polling would have seen the end of, it polls for as long as it may; each longer one halves that.
+ */
+static void learn(struct worker *w, uint64_t slept_ns)
+{
+	uint64_t most_ns = w->crew->opts.spin_ns + w->crew->opts.yield_ns;
+
+	__atomic_store_n(&w->patience_ns, slept_ns <= most_ns ? most_ns : w->patience_ns / 2,
+		__ATOMIC_RELAXED);
+}
+
 static void sleep_on(struct worker *w, struct pollfd *fds, uint64_t deadline_ns)
 {
 	uint64_t now_ns = sluice_now_ns();
@@ -144,6 +158,7 @@ static void sleep_on(struct worker *w, struct pollfd *fds, uint64_t deadline_ns)
 	}
 	SLUICE_COUNT_ADD(w->sleeps, 1);
 	ppoll(fds, 1 + w->lane_count, deadline_ns == SLUICE_NEVER ? NULL : &timeout, NULL);
+	learn(w, sluice_now_ns() - now_ns);
 	if (fds[0].revents & POLLIN)
 		while (read(w->eventfd, &drained, sizeof(drained)) < 0 && errno == EINTR)
 			;
@@ -198,6 +213,7 @@ static void *worker_main(void *arg)
 	report_for_work(w);
 	while (__atomic_load_n(&w->stop, __ATOMIC_ACQUIRE) == 0) {
 		uint64_t now_ns = sluice_now_ns();
+		uint64_t idle_ns;
 		bool busy;
 
 		if (__atomic_load_n(&w->changed, __ATOMIC_ACQUIRE) != 0)
@@ -209,13 +225,15 @@ static void *worker_main(void *arg)
 			note_core(w);
 		if (busy) {
 			busy_until_ns = now_ns;
-		} else if (opts->busy_poll || now_ns - busy_until_ns < opts->spin_ns) {
-			relax();
-		} else if (now_ns - busy_until_ns < opts->spin_ns + opts->yield_ns) {
-			sched_yield();
-		} else {
-			go_to_sleep(w);
+			continue;
 		}
+		idle_ns = now_ns - busy_until_ns;
+		if (!opts->busy_poll && idle_ns >= w->patience_ns)
+			go_to_sleep(w);
+		else if (opts->busy_poll || idle_ns < opts->spin_ns)
+			relax();
+		else
+			sched_yield();
 	}
 	return NULL;
 }
@@ -303,6 +321,7 @@ int sluice_crew_create(const struct sluice_crew_opts *opts, struct sluice_crew *
 		crew->workers[i].eventfd = -1;
 		crew->workers[i].core = -1;
 		crew->workers[i].node = -1;
+		crew->workers[i].patience_ns = opts->spin_ns + opts->yield_ns;
 		sluice_random_seed(&crew->workers[i].random, i);
 		pthread_mutex_init(&crew->workers[i].lock, NULL);
 		pthread_cond_init(&crew->workers[i].cond, NULL);
@@ -501,6 +520,7 @@ void sluice_crew_stats(
 		.core = __atomic_load_n(&w->core, __ATOMIC_RELAXED),
 		.node = __atomic_load_n(&w->node, __ATOMIC_RELAXED),
 		.sleeps = SLUICE_COUNT_READ(w->sleeps),
+		.patience_ns = __atomic_load_n(&w->patience_ns, __ATOMIC_RELAXED),
 		.lanes = w->wanted_count,
 	};
 	if (pthread_getcpuclockid(w->thread_handle, &clock) == 0)

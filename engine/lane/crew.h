@@ -3,8 +3,9 @@
  * crew.h: the workers, and which lanes each of them steps.
  *
  * A worker is a thread that steps its lanes in turn. With nothing to do it spins for spin_ns,
- * then yields for yield_ns, then sleeps on what its lanes arm and on its own eventfd; a setting
- * makes it spin for ever. A crew of 0 workers has no threads: sluice_crew_step() steps all lanes,
+ * then yields for yield_ns, then sleeps on what its lanes arm and on its own eventfd. Where its
+ * sleeps turn out long it polls for less before the next, down to nothing; a short one brings all
+ * of it back. A setting makes it spin for ever. A crew of 0 workers has no threads: sluice_crew_step() steps all lanes,
  * which is how the simulation runs the same code.
  *
  * Threads: add, remove, destroy and step are for the control thread; wake is for any thread.
@@ -35,8 +36,8 @@ struct sluice_crew_lane {
 
 struct sluice_crew_opts {
 	uint32_t workers; /* 0: stepped by hand */
-	uint64_t spin_ns; /* busy polling before yielding */
-	uint64_t yield_ns; /* yielding before sleeping */
+	uint64_t spin_ns; /* busy polling before yielding, at most */
+	uint64_t yield_ns; /* yielding before sleeping, at most */
 	bool busy_poll; /* never sleep */
 	const struct sluice_cpus *cpus; /* per worker, empty: not bound; NULL: none is bound */
 	const struct sluice_crew_lane *lanes; /* by index in the session; NULL: all anywhere */
@@ -48,7 +49,9 @@ struct sluice_worker_stats {
 	int thread; /* the kernel's id */
 	int core; /* where it was seen last */
 	int node;
-	uint64_t sleeps;
+	uint64_t sleeps; /* counted as it falls asleep */
+	uint64_t
+		patience_ns; /* it polls for so long before it sleeps; at most spin_ns + yield_ns */
 	uint32_t lanes;
 };
 

@@ -62,6 +62,45 @@ static void test_workers_stay_on_their_cpus(void)
 	CU_ASSERT_EQUAL(sluice_crew_create(&opts, &crew), -EINVAL);
 }
 
+/* The worker, asleep once more than @sleeps times. */
+static struct sluice_worker_stats asleep_again(struct sluice_crew *crew, uint64_t sleeps)
+{
+	struct sluice_worker_stats stats;
+
+	do {
+		sched_yield();
+		sluice_crew_stats(crew, 0, &stats);
+	} while (stats.sleeps <= sleeps);
+	return stats;
+}
+
+/* Polling before a long sleep is for nothing, so it ends; before short ones it comes back. */
+static void test_a_worker_learns_how_long_to_poll(void)
+{
+	struct sluice_crew_opts opts = {
+		.workers = 1, .spin_ns = SLUICE_NS_PER_MS, .yield_ns = 9 * SLUICE_NS_PER_MS};
+	const uint64_t most_ns = opts.spin_ns + opts.yield_ns;
+	struct sluice_worker_stats stats;
+	struct sluice_crew *crew;
+	uint32_t tries;
+
+	CU_ASSERT_EQUAL_FATAL(sluice_crew_create(&opts, &crew), 0);
+	stats = asleep_again(crew, 0);
+	for (uint64_t expected = most_ns; expected > most_ns / 8; expected /= 2) {
+		CU_ASSERT_EQUAL(stats.patience_ns, expected);
+		usleep((useconds_t)(2 * most_ns / SLUICE_NS_PER_US));
+		sluice_crew_wake(crew);
+		stats = asleep_again(crew, stats.sleeps);
+	}
+	/* A busy machine may make any sleep a long one, but not all of them. */
+	for (tries = 0; tries < 1000 && stats.patience_ns < most_ns; tries++) {
+		sluice_crew_wake(crew);
+		stats = asleep_again(crew, stats.sleeps);
+	}
+	CU_ASSERT_EQUAL(stats.patience_ns, most_ns);
+	sluice_crew_destroy(crew);
+}
+
 static void open_lanes(struct sluice_lane_set *set, uint32_t count)
 {
 	struct sluice_error err = {0};
@@ -422,6 +461,7 @@ int main(void)
 {
 	static const struct unit_test tests[] = {
 		{"workers stay on their CPUs", test_workers_stay_on_their_cpus},
+		{"a worker learns how long to poll", test_a_worker_learns_how_long_to_poll},
 		{"lanes go to their workers", test_lanes_go_to_their_workers},
 		{"a target's lanes go near their rail", test_a_targets_lanes_go_near_their_rail},
 		{"memory goes to its node", test_memory_goes_to_its_node},
