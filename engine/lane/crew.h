@@ -5,8 +5,8 @@
  * A worker is a thread that steps its lanes in turn. With nothing to do it spins for spin_ns,
  * then yields for yield_ns, then sleeps on what its lanes arm and on its own eventfd. Where its
  * sleeps turn out long it polls for less before the next, down to nothing; a short one brings all
- * of it back. A setting makes it spin for ever. A crew of 0 workers has no threads: sluice_crew_step() steps all lanes,
- * which is how the simulation runs the same code.
+ * of it back. A setting makes it spin for ever. A crew of 0 workers has no threads:
+ * sluice_crew_step() steps all lanes, which is how the simulation runs the same code.
  *
  * Threads: add, remove, destroy and step are for the control thread; wake is for any thread.
  */
@@ -50,8 +50,7 @@ struct sluice_worker_stats {
 	int core; /* where it was seen last */
 	int node;
 	uint64_t sleeps; /* counted as it falls asleep */
-	uint64_t
-		patience_ns; /* it polls for so long before it sleeps; at most spin_ns + yield_ns */
+	uint64_t patience_ns; /* how long it polls before it sleeps; at most spin_ns + yield_ns */
 	uint32_t lanes;
 };
 
