@@ -2,8 +2,8 @@
 /*
  * crew.h: the workers, and which lanes each of them steps.
  *
- * A worker is a thread that steps its lanes in turn. With nothing to do it spins for spin_ns,
- * then yields for yield_ns, then sleeps on what its lanes arm and on its own eventfd. Where its
+ * A worker is a thread that steps its lanes in turn (worker.h). With nothing to do it spins for
+ * spin_ns, then yields for yield_ns, then sleeps on what its lanes arm and until a wake. Where its
  * sleeps turn out long it polls for less before the next, down to nothing; a short one brings all
  * of it back. A setting makes it spin for ever. A crew of 0 workers has no threads:
  * sluice_crew_step() steps all lanes, which is how the simulation runs the same code.

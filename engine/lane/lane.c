@@ -215,11 +215,19 @@ bool sluice_lane_arm(struct sluice_lane *lane, struct sluice_arm *ret_arm)
 		*ret_arm = (struct sluice_arm){.fd = -1, .deadline_ns = UINT64_MAX};
 		return true;
 	}
-	if (!lane->conf.pair->transport->arm(lane->conf.conn, ret_arm))
+	/* Without room for news it does not poll, and its descriptor stays readable. */
+	if (sluice_mailbox_room(&lane->mailbox) == 0 ||
+		!lane->conf.pair->transport->arm(lane->conf.conn, ret_arm))
 		return false;
 	if (lane->again_ns != 0 && lane->again_ns < ret_arm->deadline_ns)
 		ret_arm->deadline_ns = lane->again_ns;
 	return true;
+}
+
+bool sluice_lane_rests_cheaply(const struct sluice_lane *lane)
+{
+	return lane->state == LANE_LOST ||
+	       (lane->conf.pair->limits.caps & SLUICE_CAP_KERNEL_POLL) != 0;
 }
 
 void sluice_lane_stop(struct sluice_lane *lane)

@@ -79,6 +79,8 @@ void sluice_lane_destroy(struct sluice_lane *lane); /* NULL is allowed */
 bool sluice_lane_step(struct sluice_lane *lane, uint64_t now_ns);
 /* How to sleep until step may have something to do; false: step again at once. */
 bool sluice_lane_arm(struct sluice_lane *lane, struct sluice_arm *ret_arm);
+/* Whether waiting on what it arms costs less than stepping it for nothing. */
+bool sluice_lane_rests_cheaply(const struct sluice_lane *lane);
 
 /* Control, after its worker let it go: the lane counts as lost, whatever its connection says. */
 void sluice_lane_stop(struct sluice_lane *lane);

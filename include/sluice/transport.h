@@ -48,6 +48,8 @@ enum sluice_transport_caps {
 	SLUICE_CAP_PEERLESS = 1 << 1, /* no engine at the other end (file) */
 	SLUICE_CAP_REGISTERS_MEMORY = 1 << 2, /* ops must carry the local registration */
 	SLUICE_CAP_ONE_SIDED = 1 << 3, /* lands without the target's CPU */
+	/* Poll asks the kernel each time: many connections without work are better waited for. */
+	SLUICE_CAP_KERNEL_POLL = 1 << 4,
 };
 
 /* Memory to register: [addr, addr + len_bytes), page aligned, owned by the caller. */

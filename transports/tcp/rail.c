@@ -113,7 +113,7 @@ static void rail_limits(const struct sluice_rail *rail, struct sluice_rail_limit
 {
 	(void)rail;
 	*ret_limits = (struct sluice_rail_limits){
-		.caps = 0,
+		.caps = SLUICE_CAP_KERNEL_POLL,
 		.align_bytes = TCP_ALIGN_BYTES,
 		.op_bytes_max = TCP_OP_BYTES_MAX,
 		.depth_max = TCP_DEPTH_MAX,
