@@ -117,11 +117,17 @@ static uint64_t arms(uint32_t lane)
 	return __atomic_load_n(&conns[lane].arms, __ATOMIC_RELAXED);
 }
 
-/* The lane is stepped @count more times. */
-static void see_steps(uint32_t lane, uint64_t count)
+/* Until the lane was asked more than @count times. */
+static void see_polls(uint32_t lane, uint64_t count)
 {
-	for (uint64_t end = polls(lane) + count; polls(lane) < end;)
+	while (polls(lane) <= count)
 		sched_yield();
+}
+
+/* Of a busy lane: @count turns go by. */
+static void see_turns(uint32_t lane, uint64_t count)
+{
+	see_polls(lane, polls(lane) + count);
 }
 
 static void knock(uint32_t lane)
@@ -146,116 +152,126 @@ static void see_sleep(uint64_t after)
 /* Lane 0 is busy; the others go to rest and stay there over many turns. */
 static void others_rest(void)
 {
-	uint64_t asked;
+	uint64_t asked[LANES];
 
-	while (arms(1) == 0 || arms(2) == 0)
-		sched_yield();
-	see_steps(0, 2); /* the turn in which they went to rest is over */
-	asked = polls(1);
-	see_steps(0, 1000);
-	CU_ASSERT_EQUAL(polls(1), asked);
+	see_turns(0, 100);
+	for (uint32_t lane = 1; lane < LANES; lane++)
+		asked[lane] = polls(lane);
+	see_turns(0, 1000);
+	for (uint32_t lane = 1; lane < LANES; lane++)
+		CU_ASSERT_EQUAL(polls(lane), asked[lane]);
+}
+
+static void make_with_a_busy_lane(uint32_t caps)
+{
+	make(caps);
+	set_busy(0, 1);
+	sluice_crew_wake(crew);
 }
 
 static void test_an_idle_lane_rests_while_another_is_busy(void)
 {
-	uint64_t asked;
+	uint64_t one, two;
 
-	make(SLUICE_CAP_KERNEL_POLL);
-	set_busy(0, 1);
-	sluice_crew_wake(crew);
+	make_with_a_busy_lane(SLUICE_CAP_KERNEL_POLL);
 	others_rest();
 	/* Its descriptor brings it back; and not the other one. */
-	asked = polls(2);
+	one = polls(1);
+	two = polls(2);
 	knock(1);
-	see_steps(1, 1);
-	see_steps(0, 1000);
-	CU_ASSERT_EQUAL(polls(2), asked);
+	see_polls(1, one);
+	see_turns(0, 1000);
+	CU_ASSERT_EQUAL(polls(2), two);
 	end();
 }
 
 static void test_a_wake_and_a_deadline_end_a_rest(void)
 {
-	make(SLUICE_CAP_KERNEL_POLL);
-	set_busy(0, 1);
-	sluice_crew_wake(crew);
+	uint64_t one, two;
+
+	make_with_a_busy_lane(SLUICE_CAP_KERNEL_POLL);
 	others_rest();
+	one = polls(1);
+	two = polls(2);
 	sluice_crew_wake(crew);
-	see_steps(1, 1);
-	see_steps(2, 1);
+	see_polls(1, one);
+	see_polls(2, two);
 	others_rest();
-	/* The next time it rests with a deadline. */
+	/* The next time it rests with a deadline, and then nothing else is needed. */
+	one = polls(1);
 	__atomic_store_n(
 		&conns[1].deadline_ns, sluice_now_ns() + 20 * SLUICE_NS_PER_MS, __ATOMIC_RELAXED);
 	sluice_crew_wake(crew);
-	see_steps(1, 1);
+	see_polls(1, one);
 	while (sluice_now_ns() < __atomic_load_n(&conns[1].deadline_ns, __ATOMIC_RELAXED))
 		sched_yield();
-	see_steps(1, 1); /* that is all it takes */
+	see_polls(1, polls(1));
 	end();
 }
 
 static void test_polls_without_the_kernel_go_on(void)
 {
-	make(0);
-	set_busy(0, 1);
-	sluice_crew_wake(crew);
-	see_steps(1, 1000);
-	see_steps(2, 1000);
-	CU_ASSERT_EQUAL(arms(1), 0);
+	uint64_t before;
+
+	make_with_a_busy_lane(0);
+	see_turns(0, 100);
+	before = arms(1);
+	see_turns(1, 1000);
+	see_turns(2, 1000);
+	CU_ASSERT_EQUAL(arms(1), before);
 	end();
 }
 
 static void test_a_worker_sleeps_when_all_rest(void)
 {
-	uint64_t before;
+	uint64_t slept, asked;
 
 	make(0);
 	see_sleep(0);
-	before = sleeps();
-	/* Whatever may end the sleep of a lane ends the worker's. */
-	knock(2);
-	see_steps(2, 1);
-	see_sleep(before);
-	before = sleeps();
+	/* Whatever may end the rest of a lane ends the worker's sleep. */
+	asked = polls(0);
+	slept = sleeps();
 	sluice_crew_wake(crew);
-	see_steps(0, 1);
-	see_sleep(before);
+	see_polls(0, asked);
+	see_sleep(slept);
+	asked = polls(2);
+	knock(2);
+	see_polls(2, asked);
 	end();
 }
 
 static void test_a_lane_that_will_not_rest_keeps_the_worker_awake(void)
 {
-	uint64_t before;
+	uint64_t slept;
 
 	make(SLUICE_CAP_KERNEL_POLL);
 	__atomic_store_n(&conns[1].restless, 1, __ATOMIC_RELAXED);
 	sluice_crew_wake(crew);
-	see_steps(1, 100);
-	before = sleeps();
-	see_steps(1, 1000);
-	CU_ASSERT_EQUAL(sleeps(), before);
+	see_turns(1, 100);
+	slept = sleeps();
+	see_turns(1, 1000);
+	CU_ASSERT_EQUAL(sleeps(), slept);
 	__atomic_store_n(&conns[1].restless, 0, __ATOMIC_RELAXED);
-	see_sleep(before);
+	see_sleep(slept);
 	end();
 }
 
-/* The descriptor of a lane that left is nobody's; others have its place in the worker's list. */
+/* The descriptor of a lane that left is nobody's, although others have its place in the list. */
 static void test_a_lane_that_left_wakes_nobody(void)
 {
-	uint64_t before, asked;
+	uint64_t zero, one;
 
 	make(SLUICE_CAP_KERNEL_POLL);
 	see_sleep(0);
 	sluice_crew_remove(crew, lanes[0]);
-	before = sleeps();
-	see_sleep(before - 1);
+	zero = polls(0);
+	one = polls(1);
 	knock(0);
-	asked = polls(0);
 	knock(1);
-	see_steps(1, 1);
-	CU_ASSERT_EQUAL(polls(0), asked);
+	see_polls(1, one);
+	CU_ASSERT_EQUAL(polls(0), zero);
 	CU_ASSERT_EQUAL_FATAL(sluice_crew_add(crew, lanes[0], 0), 0);
-	see_steps(0, 1);
+	see_polls(0, zero);
 	end();
 }
 
