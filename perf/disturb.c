@@ -29,6 +29,11 @@ static bool cuts_lanes(const struct perf_config *config)
 	return config->cut_every_ns != 0 || config->cut_all_for_ns != 0;
 }
 
+bool perf_disturb_steps(const struct perf_config *config)
+{
+	return config->hold_ns != 0 || cuts_lanes(config);
+}
+
 static int prepare_cuts(
 	struct perf_disturb *d, struct perf_node *target, const char *uri, struct sluice_error *err)
 {

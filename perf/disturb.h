@@ -26,6 +26,8 @@ struct perf_disturb {
 int perf_disturb_prepare(struct perf_disturb *disturb, const struct perf_config *config,
 	struct perf_node *source, struct perf_node *target, const char *uri,
 	struct sluice_error *err);
+/* Whether there is something to do for perf_disturb_step(), which is best called every 20 ms then. */
+bool perf_disturb_steps(const struct perf_config *config);
 /* Again and again while it migrates, with query-migrate's status. @now_ns is CLOCK_MONOTONIC. */
 int perf_disturb_step(struct perf_disturb *disturb, const char *status, uint64_t now_ns,
 	struct sluice_error *err);

@@ -11,7 +11,8 @@
 #include "perf/guest.h"
 #include "perf/migration.h"
 
-#define POLL_INTERVAL_NS (20 * SLUICE_NS_PER_MS)
+#define STEP_INTERVAL_MS 20 /* where something is done to the migration */
+#define NEWS_INTERVAL_MS 500 /* at the latest; the engine tells its progress more often */
 #define WAIT_INTERVAL_NS (50 * SLUICE_NS_PER_MS)
 #define REASON_MAX       200
 
@@ -122,6 +123,17 @@ static void fetch_reason(struct sluice_vmm *link, char *text, size_t text_bytes)
 	json_decref(answer);
 }
 
+/* Until the engine has news. Whoever asks again and again takes CPU time from what is measured: in an
+   emulated machine each question is some milliseconds of it. */
+static void wait_news(struct migration *m)
+{
+	int timeout_ms = perf_disturb_steps(m->config) ? STEP_INTERVAL_MS : NEWS_INTERVAL_MS;
+	struct sluice_vmm_event event;
+
+	if (sluice_vmm_next_event(m->source->engine_link, timeout_ms, &event, NULL) == 1)
+		sluice_vmm_event_clear(&event);
+}
+
 static int wait_completed(struct migration *m, struct sluice_error *err)
 {
 	uint64_t end_ns = m->span.start_ns + m->config->timeout_ns;
@@ -147,7 +159,7 @@ static int wait_completed(struct migration *m, struct sluice_error *err)
 		if (sluice_now_ns() > end_ns)
 			return sluice_fail(
 				err, -ETIMEDOUT, "run", "still %s after the time-out", status);
-		usleep(POLL_INTERVAL_NS / SLUICE_NS_PER_US);
+		wait_news(m);
 	}
 	fetch_reason(m->source->engine_link, source_why, sizeof(source_why));
 	fetch_reason(m->target->engine_link, target_why, sizeof(target_why));
