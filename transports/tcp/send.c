@@ -77,7 +77,7 @@ static bool frame_takes(const struct tcp_tx_frame *frame, const struct sluice_op
 {
 	return frame != NULL && !frame->started && !frame->sealed &&
 	       frame->count < TCP_FRAME_ENTRIES_MAX &&
-	       op->len_bytes <= TCP_FRAME_PLACE_BYTES_MAX - frame->place_bytes;
+	       frame->place_bytes + op->len_bytes <= TCP_FRAME_BYTES;
 }
 
 static void entry_add(struct tcp_tx_frame *frame, const struct sluice_op *op)
