@@ -210,7 +210,8 @@ HANDLER(dirty_sync_done)
 {
 	struct sluice_engine *engine = ctx;
 	int r = engine->source != NULL
-			? sluice_source_dirty_sync_done(engine->source, number(args, "id"), err)
+			? sluice_source_dirty_sync_done(engine->source, number(args, "id"),
+				  number(args, "worked-us") * SLUICE_NS_PER_US, err)
 			: no_migration("dirty-sync-done", err);
 
 	(void)client;

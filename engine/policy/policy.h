@@ -18,8 +18,9 @@ struct sluice_measure {
 	uint64_t pages_dirty; /* waiting in the ledger, or taken and not placed */
 	uint64_t bytes_placed; /* in the interval */
 	uint64_t busy_ns; /* time within the interval in which lanes had work */
-	uint64_t sync_ns; /* DIRTY_SYNC until dirty-sync-done, the last one */
-	uint64_t vmm_rtt_ns; /* the quickest of them: little more than the round trip */
+	uint64_t
+		sync_ns; /* DIRTY_SYNC until dirty-sync-done, the quickest: of a stopped guest there is least to find */
+	uint64_t vmm_rtt_ns; /* VMM socket, typically: without what the VMM did meanwhile */
 	uint64_t peer_rtt_ns; /* peer link, the quickest: at the switchover lanes are empty */
 	uint64_t record_ns; /* what the commit's records take at both ends, one after the other */
 	uint64_t elapsed_ns; /* since pages began to move */

@@ -36,8 +36,9 @@ void sluice_source_tick(struct sluice_source *source);
 uint64_t sluice_source_deadline_ns(const struct sluice_source *source);
 
 /* What the VMM says. */
+/* @worked_ns: of the time since it was asked; the rest was the way there and back. 0: not known. */
 int sluice_source_dirty_sync_done(
-	struct sluice_source *source, uint64_t id, struct sluice_error *err);
+	struct sluice_source *source, uint64_t id, uint64_t worked_ns, struct sluice_error *err);
 /* Steals @fd, also on failure. */
 int sluice_source_device_add(
 	struct sluice_source *source, const char *device, int fd, struct sluice_error *err);

@@ -14,6 +14,7 @@
 #include "engine/device/outbox.h"
 #include "engine/lane/lane_set.h"
 #include "engine/lane/ledger.h"
+#include "engine/policy/typical.h"
 #include "engine/session/source.h"
 
 /*
@@ -116,7 +117,9 @@ struct sluice_source {
 	uint64_t sync_id;
 	bool sync_outstanding;
 	bool final_sync_done;
-	uint64_t sync_asked_ns, sync_took_ns, sync_min_ns, next_sync_ns;
+	uint64_t sync_asked_ns, next_sync_ns;
+	uint64_t sync_min_ns; /* from DIRTY_SYNC to its answer; 0: none yet */
+	struct sluice_typical vmm_rtt_ns; /* of that the way there and back */
 	uint64_t interval_start_ns, interval_placed_bytes, drained_ns;
 	uint64_t pages_first; /* dirty when pages began to move */
 	struct sluice_policy_state policy_state;

@@ -129,8 +129,8 @@ static void decide(struct sluice_source *s, uint64_t pages_dirtied)
 		.pages_dirty = source_bytes_left(s) >> SLUICE_PAGE_SHIFT,
 		.bytes_placed = placed,
 		.busy_ns = s->drained_ns != 0 ? s->drained_ns - s->interval_start_ns : interval_ns,
-		.sync_ns = s->sync_took_ns,
-		.vmm_rtt_ns = s->sync_min_ns,
+		.sync_ns = s->sync_min_ns,
+		.vmm_rtt_ns = sluice_typical_read(&s->vmm_rtt_ns),
 		.peer_rtt_ns = s->peer_rtt_ns,
 		.record_ns = s->conf.record_ns + s->peer_record_ns,
 		.elapsed_ns = now_ns - s->active_ns,
@@ -160,8 +160,10 @@ static void decide(struct sluice_source *s, uint64_t pages_dirtied)
 	}
 }
 
-int sluice_source_dirty_sync_done(struct sluice_source *s, uint64_t id, struct sluice_error *err)
+int sluice_source_dirty_sync_done(
+	struct sluice_source *s, uint64_t id, uint64_t worked_ns, struct sluice_error *err)
 {
+	uint64_t took_ns = source_now(s) - s->sync_asked_ns;
 	uint64_t pages;
 
 	if (!s->sync_outstanding || id != s->sync_id)
@@ -169,9 +171,9 @@ int sluice_source_dirty_sync_done(struct sluice_source *s, uint64_t id, struct s
 			"no DIRTY_SYNC with id %llu is waiting for an answer",
 			(unsigned long long)id);
 	s->sync_outstanding = false;
-	s->sync_took_ns = source_now(s) - s->sync_asked_ns;
-	if (s->sync_min_ns == 0 || s->sync_took_ns < s->sync_min_ns)
-		s->sync_min_ns = s->sync_took_ns;
+	if (s->sync_min_ns == 0 || took_ns < s->sync_min_ns)
+		s->sync_min_ns = took_ns;
+	sluice_typical_add(&s->vmm_rtt_ns, took_ns > worked_ns ? took_ns - worked_ns : 0);
 	if (sluice_source_is_over(s))
 		return 0;
 	pages = harvest(s);

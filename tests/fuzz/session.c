@@ -82,7 +82,7 @@ static void command(struct world *w, char what, const char *text)
 		r = strcmp(text, "commit") == 0 ? pair_give(&w->pair, &err)
 						: sluice_source_continue(source, text, &err);
 	else if (what == 'y')
-		r = sluice_source_dirty_sync_done(source, strtoull(text, NULL, 10), &err);
+		r = sluice_source_dirty_sync_done(source, strtoull(text, NULL, 10), 0, &err);
 	else if (what == 'x')
 		r = sluice_source_cancel(source, &err);
 	else if (what == 'p')

@@ -231,7 +231,7 @@ static void sync_step(struct vmm *vmm)
 	if (guest_sync_step(vmm->run->guest) || source_of(vmm) == NULL)
 		return;
 	/* An error means that the session ended meanwhile. */
-	if (sluice_source_dirty_sync_done(source_of(vmm), vmm->sync_id, &err) < 0 &&
+	if (sluice_source_dirty_sync_done(source_of(vmm), vmm->sync_id, 0, &err) < 0 &&
 		!sluice_source_is_over(source_of(vmm)))
 		oracle_complain(vmm->run->oracle, "the answer to a sync is refused: %s", err.text);
 }

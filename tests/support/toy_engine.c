@@ -100,6 +100,18 @@ COMMAND(do_nothing)
 	return json_object();
 }
 
+/* The library says how long its caller worked, 5 ms at least, on a sync that was asked for. */
+COMMAND(dirty_sync_done)
+{
+	const struct toy *toy = ctx;
+	json_int_t worked_us = json_integer_value(json_object_get(args, "worked-us"));
+
+	if (toy->step == 0 ? worked_us == 0 : worked_us >= 5000)
+		return json_object();
+	sluice_fail(err, -EINVAL, "dirty-sync-done", "%lld us of work", (long long)worked_us);
+	return NULL;
+}
+
 COMMAND(query_status)
 {
 	return json_pack("{s:s,s:b}", "status", "idle", "running", 1);
@@ -271,7 +283,7 @@ static const struct sluice_command commands[] = {
 	{"memory-discard", do_nothing},
 	{"query-memory", query_memory},
 	{"feed-add", take_fd},
-	{"dirty-sync-done", do_nothing},
+	{"dirty-sync-done", dirty_sync_done},
 	{"device-add", take_fd},
 	{"device-loaded", do_nothing},
 	{"migrate", migrate},

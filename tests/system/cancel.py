@@ -79,4 +79,4 @@ class Cancel(LabTest):
 
 
 if __name__ == "__main__":
-    lab_module.main("kvm", "refvm", "sluiced")
+    lab_module.main("guest", "refvm", "sluiced")

@@ -10,7 +10,7 @@ import os
 import socket
 
 import lab as lab_module
-from lab import ENDED, LabTest, migrate
+from lab import ENDED, LabTest, guest, migrate
 from qmp import PATIENCE_S
 
 SYS_PIDFD_GETFD = 438
@@ -22,8 +22,8 @@ CUTS = 3
 
 class LaneGuard(LabTest):
     def hosts(self, **options):
-        here = self.lab.host("here", tracking="log", **OPTIONS, **options)
-        there = self.lab.host("there", tracking="ring", incoming="yes", **OPTIONS, **options)
+        here = self.lab.host("here", **guest(tracking="log", **OPTIONS, **options))
+        there = self.lab.host("there", incoming="yes", **guest(tracking="ring", **OPTIONS, **options))
         here.wait_ready()
         return here, there
 
@@ -102,4 +102,4 @@ class LaneGuard(LabTest):
 
 
 if __name__ == "__main__":
-    lab_module.main("kvm", "refvm", "sluiced-guarded")
+    lab_module.main("guest", "refvm", "sluiced-guarded")

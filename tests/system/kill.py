@@ -352,4 +352,4 @@ class Kill(LabTest):
 
 
 if __name__ == "__main__":
-    lab_module.main("kvm", "refvm", "sluiced")
+    lab_module.main("guest", "refvm", "sluiced")

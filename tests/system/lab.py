@@ -30,6 +30,7 @@ PATIENT = {"peer-timeout": "60s", "setup-timeout": "60s", "switchover-timeout": 
 OVER_RDMA = os.environ.get("SLUICE_TRANSPORT") == "rdma"
 RDMA_ENDS = (("10.77.0.1", "10.77.1.1"), ("10.77.0.2", "10.77.1.2"))  # of the cables of scripts/rxe-setup
 IN_LAB = "SLUICE_LAB" in os.environ  # in the VM of scripts/lab
+HAS_KVM = os.access("/dev/kvm", os.R_OK | os.W_OK)
 LAB_GUEST = {"ram": "32M", "accel": "thread", "rate": 3000, "tracking": "auto"}
 
 
@@ -46,9 +47,10 @@ def program(name):
     return path
 
 
-def need_kvm():
-    if not IN_LAB and not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        skip("/dev/kvm cannot be opened")
+def need_guest():
+    release = tuple(int(part) for part in os.uname().release.split(".")[:2])
+    if not HAS_KVM and release < (6, 7):
+        skip("/dev/kvm cannot be opened, and without it a guest needs Linux 6.7 to be tracked")
 
 
 def need_rdma():
@@ -57,8 +59,11 @@ def need_rdma():
 
 
 def guest(**options):
-    """A guest as a test wants it; in the lab, where all is emulated, a small one of threads."""
-    return {**options, **LAB_GUEST} if IN_LAB else options
+    """A guest as a test wants it; of threads where there is no KVM, and in the lab, where all is
+    emulated, a small one."""
+    if IN_LAB:
+        return {**options, **LAB_GUEST}
+    return options if HAS_KVM else {**options, "accel": "thread", "tracking": "auto"}
 
 
 def lane_settings(end, rails=1):
@@ -222,8 +227,8 @@ def main(*needed):
     """Run the tests of the calling file, if what they need is there."""
     signal.signal(signal.SIGTERM, on_term)  # fail with logs, and end everything
     for name in needed:
-        if name == "kvm":
-            need_kvm()
+        if name == "guest":
+            need_guest()
         else:
             program(name)
     if OVER_RDMA:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 
 import lab as lab_module
-from lab import LabTest, wait_until
+from lab import LabTest, guest, wait_until
 from qmp import PATIENCE_S
 
 OPTIONS = {"ram": "192M", "vcpus": 2, "accel": "kvm", "pattern": "hotset", "rate": 30000}
@@ -27,8 +27,8 @@ class MigrateCommand(LabTest):
         return json.loads(self.sluice(host, "--json", *arguments))
 
     def setUp(self):
-        self.here = self.lab.host("here", **OPTIONS)
-        self.there = self.lab.host("there", incoming="yes", **OPTIONS)
+        self.here = self.lab.host("here", **guest(**OPTIONS))
+        self.there = self.lab.host("there", incoming="yes", **guest(**OPTIONS))
         self.here.wait_ready()
 
     def test_migrate(self):
@@ -115,4 +115,4 @@ class MigrateCommand(LabTest):
 
 
 if __name__ == "__main__":
-    lab_module.main("kvm", "refvm", "sluice", "sluiced")
+    lab_module.main("guest", "refvm", "sluice", "sluiced")

@@ -170,7 +170,4 @@ class Placement(LabTest):
 
 
 if __name__ == "__main__":
-    release = tuple(int(part) for part in os.uname().release.split(".")[:2])
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK) and release < (6, 7):
-        lab_module.skip("without /dev/kvm a guest needs Linux 6.7 to be tracked")
-    lab_module.main("refvm", "sluice", "sluiced")
+    lab_module.main("guest", "refvm", "sluice", "sluiced")

@@ -7,13 +7,15 @@ counts its writes elsewhere. After the migration both hosts' memory is compared 
 """
 
 import time
+import unittest
 
 import lab as lab_module
-from lab import ENDED, LabTest, migrate, wait_until
+from lab import ENDED, HAS_KVM, LabTest, migrate, wait_until
 from qmp import PATIENCE_S, QmpError
 
 MIB = 1 << 20
 OPTIONS = {"ram": "256M", "vcpus": 2, "pattern": "hotset", "rate": 20000, "track_after_resume": "yes"}
+NEEDS_KVM = unittest.skipUnless(HAS_KVM, "/dev/kvm cannot be opened")
 SLOW = {"max-bandwidth": "12M"}  # so that 256 MiB take longer than any test looks at them
 
 
@@ -87,15 +89,19 @@ class Plug(LabTest):
         self.finish(operator, here, there)
         self.check_works(there)
 
+    @NEEDS_KVM
     def test_plug_log(self):
         self.plug_while_it_moves(accel="kvm", tracking="log")
 
+    @NEEDS_KVM
     def test_plug_manual_log(self):
         self.plug_while_it_moves(accel="kvm", tracking="manual")
 
+    @NEEDS_KVM
     def test_plug_ring(self):
         self.plug_while_it_moves(accel="kvm", tracking="ring")
 
+    @NEEDS_KVM
     def test_plug_uffd(self):
         self.plug_while_it_moves(accel="kvm", tracking="uffd")
 
@@ -190,4 +196,4 @@ class Plug(LabTest):
 
 
 if __name__ == "__main__":
-    lab_module.main("kvm", "refvm", "sluiced")
+    lab_module.main("guest", "refvm", "sluiced")

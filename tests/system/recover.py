@@ -451,4 +451,4 @@ class Network(RecoverTest):
 
 if __name__ == "__main__":
     need_cutting()
-    lab_module.main("kvm", "refvm", "sluiced")
+    lab_module.main("guest", "refvm", "sluiced")

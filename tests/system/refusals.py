@@ -16,7 +16,7 @@ import time
 
 import lab as lab_module
 from hand import MIB, Engine, answer_source
-from lab import ENDED, LabTest, migrate
+from lab import ENDED, HAS_KVM, LabTest, migrate
 from qmp import PATIENCE_S, Qmp, QmpError
 
 IDLE_S = 2.0
@@ -185,7 +185,7 @@ class Refusals(LabTest):
         fresh, waiting = self.engines([("low", 8 * MIB)], [("low", 8 * MIB)])
         waiting.incoming()
         processes = {"fresh": fresh.process, "incoming": waiting.process}
-        if os.access("/dev/kvm", os.R_OK | os.W_OK):
+        if HAS_KVM:
             here = self.lab.host("here", ram="64M", pattern="idle")
             there = self.lab.host("there", ram="64M", incoming="yes")
             here.wait_ready()

@@ -75,4 +75,4 @@ class ThereAndBack(LabTest):
 
 
 if __name__ == "__main__":
-    lab_module.main("kvm", "refvm", "sluiced")
+    lab_module.main("guest", "refvm", "sluiced")

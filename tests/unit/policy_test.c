@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* policy_test.c: decisions by table. */
+#include "base/bits.h"
 #include "engine/policy/policy.h"
+#include "engine/policy/typical.h"
 #include "tests/unit/unit.h"
 
 #define MS 1000000ull
@@ -354,6 +356,23 @@ static void test_next_sync(void)
 	CU_ASSERT_TRUE(out.next_sync_ns >= MS);
 }
 
+/* Neither the lucky ones nor those that had to wait, and none of long ago. */
+static void test_typical(void)
+{
+	static const uint64_t times[] = {70, 20, 90, 10, 30, 60, 40, 80, 50};
+	struct sluice_typical typical = {{0}};
+
+	CU_ASSERT_EQUAL(sluice_typical_read(&typical), 0);
+	sluice_typical_add(&typical, 70);
+	CU_ASSERT_EQUAL(sluice_typical_read(&typical), 70);
+	for (size_t i = 1; i < SLUICE_ARRAY_LEN(times); i++)
+		sluice_typical_add(&typical, times[i]);
+	CU_ASSERT_EQUAL(sluice_typical_read(&typical), 30);
+	for (size_t i = 0; i < SLUICE_TYPICAL_SAMPLES; i++)
+		sluice_typical_add(&typical, 500 + i);
+	CU_ASSERT_EQUAL(sluice_typical_read(&typical), 502);
+}
+
 int main(void)
 {
 	static const struct unit_test tests[] = {
@@ -370,6 +389,7 @@ int main(void)
 		{"throttle: dirties faster than lanes place", test_throttle_when_too_fast},
 		{"throttle: takes too long", test_throttle_when_too_long},
 		{"when to sync next", test_next_sync},
+		{"what is typical", test_typical},
 		{0},
 	};
 

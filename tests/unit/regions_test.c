@@ -235,12 +235,12 @@ static void test_a_sync_of_before_does_not_count(void)
 	settle(&pair);
 	id = pair.side[PAIR_SOURCE].pending_sync;
 	pair.side[PAIR_SOURCE].pending_sync = 0;
-	CU_ASSERT_EQUAL(sluice_source_dirty_sync_done(pair.source, id, NULL), 0);
+	CU_ASSERT_EQUAL(sluice_source_dirty_sync_done(pair.source, id, 0, NULL), 0);
 	CU_ASSERT_STRING_EQUAL(sluice_source_region_standing(pair.source, 1), "waits-for-sync");
 	pair_pass_ms(&pair, 3);
 	CU_ASSERT_EQUAL_FATAL(pair.side[PAIR_SOURCE].pending_sync, id + 1);
 	pair.side[PAIR_SOURCE].pending_sync = 0;
-	CU_ASSERT_EQUAL(sluice_source_dirty_sync_done(pair.source, id + 1, NULL), 0);
+	CU_ASSERT_EQUAL(sluice_source_dirty_sync_done(pair.source, id + 1, 0, NULL), 0);
 	pair_pass_ms(&pair, 1);
 	CU_ASSERT_STRING_EQUAL(sluice_source_region_standing(pair.source, 1), "moving");
 	check_completes(&pair);
@@ -304,7 +304,7 @@ static void test_the_target_never_adds_it(void)
 			unsigned int id = pair.side[PAIR_SOURCE].pending_sync;
 
 			pair.side[PAIR_SOURCE].pending_sync = 0;
-			sluice_source_dirty_sync_done(pair.source, id, NULL);
+			sluice_source_dirty_sync_done(pair.source, id, 0, NULL);
 		}
 	}
 	reply = sluice_source_query(pair.source);
@@ -391,7 +391,7 @@ static void plug_both(struct pair *pair)
 			return;
 		pair->side[PAIR_SOURCE].pending_sync = 0;
 		if (id != 0)
-			sluice_source_dirty_sync_done(pair->source, id, NULL);
+			sluice_source_dirty_sync_done(pair->source, id, 0, NULL);
 		pair_pass_ms(pair, 1);
 		pair_deliver(pair, PAIR_SOURCE);
 		pair_deliver(pair, PAIR_TARGET);

@@ -382,7 +382,7 @@ static void answer_syncs(struct pair *pair)
 
 	side->pending_sync = 0;
 	if (id != 0)
-		CU_ASSERT_EQUAL(sluice_source_dirty_sync_done(pair->source, id, NULL), 0);
+		CU_ASSERT_EQUAL(sluice_source_dirty_sync_done(pair->source, id, 0, NULL), 0);
 }
 
 /* Step, answer the VMM's questions and carry messages both ways until @fn holds. */

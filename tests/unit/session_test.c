@@ -171,9 +171,9 @@ static int command_source(struct pair *pair, enum command command, struct sluice
 
 	switch (command) {
 	case SYNC_DONE_UNASKED:
-		return sluice_source_dirty_sync_done(s, 1u << 20, err);
+		return sluice_source_dirty_sync_done(s, 1u << 20, 0, err);
 	case SYNC_DONE_OLD:
-		return sluice_source_dirty_sync_done(s, 0, err);
+		return sluice_source_dirty_sync_done(s, 0, 0, err);
 	case DEVICE_ADD_TWICE:
 		if (sluice_source_device_add(s, "twice", -1, err) == 0)
 			return sluice_source_device_add(s, "twice", -1, err);

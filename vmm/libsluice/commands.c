@@ -106,7 +106,12 @@ int sluice_vmm_device_add(struct sluice_vmm *vmm, const char *id, int fd, struct
 
 int sluice_vmm_dirty_sync_done(struct sluice_vmm *vmm, uint64_t id, struct sluice_error *err)
 {
-	return command(vmm, "dirty-sync-done", json_pack("{s:I}", "id", (json_int_t)id), err);
+	json_t *arguments = json_pack("{s:I}", "id", (json_int_t)id);
+	uint64_t worked_us;
+
+	if (sluice_vmm_sync_age(vmm, id, &worked_us))
+		json_object_set_new(arguments, "worked-us", json_integer((json_int_t)worked_us));
+	return command(vmm, "dirty-sync-done", arguments, err);
 }
 
 int sluice_vmm_migrate_continue(struct sluice_vmm *vmm, const char *state, struct sluice_error *err)

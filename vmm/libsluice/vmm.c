@@ -33,6 +33,7 @@ struct sluice_vmm {
 	uint64_t last_id;
 	unsigned int timeout_ms;
 	bool gone; /* the engine closed the connection, or it is of no use any more */
+	uint64_t sync_id, sync_taken_ns; /* of the last DIRTY_SYNC that the caller took; 0: none */
 };
 
 /* ---- events that arrive while something else is awaited ---- */
@@ -417,7 +418,19 @@ int sluice_vmm_next_event(struct sluice_vmm *vmm, int timeout_ms,
 	}
 	rc = fill_event(message, ret_event, err);
 	json_decref(message);
+	if (rc == 1 && strcmp(ret_event->name, "DIRTY_SYNC") == 0) {
+		vmm->sync_id = ret_event->id;
+		vmm->sync_taken_ns = sluice_now_ns();
+	}
 	return rc;
+}
+
+bool sluice_vmm_sync_age(const struct sluice_vmm *vmm, uint64_t id, uint64_t *ret_age_us)
+{
+	if (vmm->sync_taken_ns == 0 || vmm->sync_id != id)
+		return false;
+	*ret_age_us = (sluice_now_ns() - vmm->sync_taken_ns) / SLUICE_NS_PER_US;
+	return true;
 }
 
 void sluice_vmm_event_clear(struct sluice_vmm_event *event)

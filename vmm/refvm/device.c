@@ -14,10 +14,11 @@
 struct refvm_device {
 	int fd; /* our end */
 	pthread_t thread;
+	bool threaded;
 	bool done; /* atomic; what follows is the main thread's then */
 
 	uint8_t *bytes; /* sending */
-	size_t len;
+	size_t len, sent; /* sent: before there was a thread */
 	const uint8_t *tail;
 	size_t tail_len;
 
@@ -47,11 +48,24 @@ static void *send_main(void *ctx)
 {
 	struct refvm_device *device = ctx;
 
-	if (send_all(device->fd, device->bytes, device->len))
+	if (send_all(device->fd, device->bytes + device->sent, device->len - device->sent))
 		send_all(device->fd, device->tail, device->tail_len);
 	shutdown(device->fd, SHUT_WR); /* end of file: that was the whole state */
 	__atomic_store_n(&device->done, true, __ATOMIC_RELEASE);
 	return NULL;
+}
+
+/* What the socket takes at once needs no thread: making one is time that the guest is stopped. */
+static bool sent_at_once(struct refvm_device *device)
+{
+	ssize_t put = send(device->fd, device->bytes, device->len, MSG_NOSIGNAL | MSG_DONTWAIT);
+
+	device->sent = put > 0 ? (size_t)put : 0;
+	if (device->sent < device->len || device->tail_len > 0)
+		return false;
+	shutdown(device->fd, SHUT_WR);
+	device->done = true;
+	return true;
 }
 
 static void *receive_main(void *ctx)
@@ -75,7 +89,8 @@ static int start(struct refvm_device *device, void *(*thread_main)(void *),
 		goto fail;
 	}
 	device->fd = fds[0];
-	rc = -pthread_create(&device->thread, NULL, thread_main, device);
+	device->threaded = thread_main != send_main || !sent_at_once(device);
+	rc = device->threaded ? -pthread_create(&device->thread, NULL, thread_main, device) : 0;
 	if (rc < 0) {
 		close(fds[0]);
 		close(fds[1]);
@@ -142,7 +157,8 @@ void refvm_device_destroy(struct refvm_device *device)
 	if (device == NULL)
 		return;
 	shutdown(device->fd, SHUT_RDWR); /* wakes the thread */
-	pthread_join(device->thread, NULL);
+	if (device->threaded)
+		pthread_join(device->thread, NULL);
 	close(device->fd);
 	refvm_blob_free(&device->blob);
 	free(device->bytes);

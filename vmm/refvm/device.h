@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * device.h: the device "vcpus" on its way to or from the engine: a socket pair, of which the
- * engine gets one end, and a thread that writes or reads the other.
+ * engine gets one end, and a thread that writes or reads the other, unless all of it fits in there.
  *
  * A thread, because the engine reads at the pace of its lanes and writes at the pace of the
  * wire, while the main thread has events to answer. It touches no VM: what it has read is

@@ -89,15 +89,13 @@ static void on_readable(void *ctx, uint32_t events)
 	read_events(r);
 }
 
-/* Only the VMM knows how much its devices will have to say; the engine predicts with it. */
-static int tell_device_size(struct refvm *r, struct sluice_error *err)
+int refvm_engine_set(struct refvm *r, const char *parameter, uint64_t value, const char *unit,
+	struct sluice_error *err)
 {
-	char arguments[64];
+	char arguments[96];
 
-	if (r->vm.ballast.bytes == 0)
-		return 0;
-	snprintf(arguments, sizeof(arguments), "{\"device-state-size\": %llu}",
-		(unsigned long long)r->vm.ballast.bytes);
+	snprintf(arguments, sizeof(arguments), "{\"%s\": \"%llu%s\"}", parameter,
+		(unsigned long long)value, unit);
 	return sluice_vmm_command(r->engine.vmm, "migrate-set-parameters", arguments, NULL, err);
 }
 
@@ -110,8 +108,9 @@ static int attach(struct refvm *r, struct sluice_error *err)
 	for (unsigned int i = 0; rc == 0 && i < r->vm.memory.count; i++)
 		if (r->vm.memory.region[i].bytes != 0 && !r->vm.memory.region[i].leaving)
 			rc = refvm_engine_add_region(r, &r->vm.memory.region[i], err);
-	if (rc == 0)
-		rc = tell_device_size(r, err);
+	/* Only the VMM knows how much its devices will have to say; the engine predicts with it. */
+	if (rc == 0 && r->vm.ballast.bytes != 0)
+		rc = refvm_engine_set(r, "device-state-size", r->vm.ballast.bytes, "", err);
 	if (rc == 0)
 		rc = sluice_watch_add(r->loop, sluice_vmm_fd(r->engine.vmm), EPOLLIN, on_readable,
 			r, &r->engine.watch);

@@ -43,6 +43,9 @@ int refvm_engine_reattach(struct refvm *r, struct sluice_error *err);
 struct refvm_region;
 int refvm_engine_add_region(
 	struct refvm *r, const struct refvm_region *region, struct sluice_error *err);
+/* One of its parameters, a whole number of @unit ("" for bytes). To be checked as any call. */
+int refvm_engine_set(struct refvm *r, const char *parameter, uint64_t value, const char *unit,
+	struct sluice_error *err);
 
 /*
  * To be called with the result of every call to the engine. One that is gone or does not

@@ -403,6 +403,21 @@ class Source(Case):
             since = before_sync
             source.monitor("cont")
 
+    def test_a_switchover_is_rehearsed_once(self):
+        source = self.source()
+        parameters = source.engine.parameters
+        source.engine.dirty_sync(1)
+        took = parameters.pop("vmm-switchover")
+        self.assertRegex(took, r"^[1-9][0-9]*us$")
+        source.wait_ops(10)
+        source.engine.dirty_sync(2)
+        self.assertEqual(parameters, {})
+        # A guest that does not run has nothing to be stopped from.
+        source.engine.event("MIGRATION", status="cancelled", session=SESSION)
+        source.monitor("stop")
+        source.engine.dirty_sync(3)
+        self.assertEqual(parameters, {})
+
     def test_cancelled_before_switchover(self):
         source = self.source()
         source.engine.dirty_sync(1)

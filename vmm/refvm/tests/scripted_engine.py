@@ -66,6 +66,7 @@ class Engine:
         self.text = b""
         self.waiting_fds = []
         self.named = {}
+        self.parameters = {}
         self.regions = {}
         self.send({"QMP": {"version": {}, "capabilities": []}})
 
@@ -119,6 +120,8 @@ class Engine:
             fd = self.take_named(args)
             self.regions[args["region"]].bitmap = mmap.mmap(fd, os.fstat(fd).st_size)
             os.close(fd)
+        elif name == "migrate-set-parameters":
+            self.parameters.update(args)
         elif name not in ("qmp_capabilities", "closefd"):
             return False
         self.reply(message)
