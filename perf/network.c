@@ -53,8 +53,8 @@ int perf_network_limit(const char *rate, const char *log_dir, struct sluice_erro
 {
 	char ip[] = "ip", link[] = "link", set[] = "set", lo[] = "lo", up[] = "up";
 	char tc[] = "tc", qdisc[] = "qdisc", add[] = "add", dev[] = "dev", root[] = "root",
-	     tbf[] = "tbf", rate_[] = "rate", burst[] = "burst", bytes[] = "2mb",
-	     latency[] = "latency", time[] = "100ms", value[64];
+	     tbf[] = "tbf", rate_[] = "rate", burst[] = "burst", bytes[] = "512kb",
+	     latency[] = "latency", time[] = "10ms", value[64];
 	char *const bring_up[] = {ip, link, set, lo, up, NULL};
 	char *const limit[] = {tc, qdisc, add, dev, lo, root, tbf, rate_, value, burst, bytes,
 		latency, time, NULL};
