@@ -81,19 +81,19 @@ static void flushed(struct sluice_lane *lane, uint64_t seq)
 {
 	struct sluice_ledger *ledger = lane->conf.work->ledger;
 	const struct sluice_lane_op *op;
-	bool drained;
+	bool again = false;
 
 	retire(lane, seq - 1);
 	SLUICE_ASSERT(lane->head + 1 == seq);
 	op = &lane->ring[lane->head & (lane->depth - 1)];
 	SLUICE_ASSERT(op->kind == SLUICE_OP_FLUSH);
 	for (; lane->held_head != op->held_end; lane->held_head++)
-		sluice_ledger_release(ledger, lane->held[lane->held_head % SLUICE_LANE_HELD_MAX],
-			lane->conf.lane);
+		again |= sluice_ledger_release(ledger,
+			lane->held[lane->held_head % SLUICE_LANE_HELD_MAX], lane->conf.lane);
 	lane->head++;
 	SLUICE_COUNT_ADD(lane->counters.flushes, 1);
-	drained = sluice_ledger_is_drained(ledger);
-	if (drained)
+	/* What is queued again is anybody's, and others may rest: control wakes them. */
+	if (again || sluice_ledger_is_drained(ledger))
 		lane->conf.work->wake(lane->conf.work->wake_ctx);
 }
 

@@ -209,21 +209,22 @@ static void note_peak(struct sluice_ledger *ledger, uint32_t outstanding)
  * queue the chunk, or its owner sees our bits. `outstanding` rises before the chunk can be seen
  * as queued, so it is never too small.
  */
-static void offer(struct sluice_ledger *ledger, uint32_t chunk)
+static bool offer(struct sluice_ledger *ledger, uint32_t chunk)
 {
 	struct sluice_ledger_chunk *entry = &ledger->chunks[chunk];
 	uint32_t idle = CHUNK_IDLE;
 
 	if (__atomic_load_n(&entry->state, __ATOMIC_SEQ_CST) != CHUNK_IDLE)
-		return;
+		return false;
 	note_peak(ledger, __atomic_add_fetch(&ledger->outstanding, 1, __ATOMIC_SEQ_CST));
-	if (__atomic_compare_exchange_n(
-		    &entry->state, &idle, CHUNK_QUEUED, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
-		sluice_queue_push(
-			&ledger->homes[sluice_ledger_home_of(ledger, chunk)].queues[entry->heat],
-			chunk);
-	else
+	if (!__atomic_compare_exchange_n(&entry->state, &idle, CHUNK_QUEUED, false,
+		    __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {
 		__atomic_fetch_sub(&ledger->outstanding, 1, __ATOMIC_SEQ_CST);
+		return false;
+	}
+	sluice_queue_push(
+		&ledger->homes[sluice_ledger_home_of(ledger, chunk)].queues[entry->heat], chunk);
+	return true;
 }
 
 static uint32_t set_dirty(struct sluice_ledger *ledger, uint64_t *word, uint64_t bits)
@@ -387,10 +388,10 @@ static void clear_late(struct sluice_ledger *ledger, uint32_t chunk)
 	}
 }
 
-void sluice_ledger_release(struct sluice_ledger *ledger, uint32_t chunk, uint32_t lane)
+bool sluice_ledger_release(struct sluice_ledger *ledger, uint32_t chunk, uint32_t lane)
 {
 	struct sluice_ledger_chunk *entry = &ledger->chunks[chunk];
-	bool dirty;
+	bool dirty, again = false;
 
 	if (SLUICE_PLANTED(CLEAR_AFTER_READ))
 		clear_late(ledger, chunk);
@@ -403,8 +404,11 @@ void sluice_ledger_release(struct sluice_ledger *ledger, uint32_t chunk, uint32_
 		entry->heat--;
 	__atomic_store_n(&entry->state, CHUNK_IDLE, __ATOMIC_SEQ_CST);
 	if (chunk_has_dirty(ledger, chunk))
-		offer(ledger, chunk);
+		again = offer(ledger, chunk);
+	if (again)
+		__atomic_fetch_add(&ledger->queued_again, 1, __ATOMIC_RELAXED);
 	__atomic_fetch_sub(&ledger->outstanding, 1, __ATOMIC_SEQ_CST);
+	return again;
 }
 
 static void put_all_back(struct sluice_ledger *ledger, uint32_t chunk)

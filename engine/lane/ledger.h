@@ -93,6 +93,7 @@ struct sluice_ledger {
 	uint32_t outstanding_peak; /* about the most there were at once */
 	uint64_t pops; /* chunks taken from queues */
 	uint64_t pages_marked; /* dirty bits set by mark(), ever: not those put back */
+	uint64_t queued_again; /* chunks that were dirty when a lane gave them back, ever */
 };
 
 struct sluice_ledger_span {
@@ -145,8 +146,8 @@ uint32_t sluice_ledger_take(
 /* Owner, or control for a stopped lane: these pages were taken but not placed. */
 void sluice_ledger_put_back(
 	struct sluice_ledger *ledger, uint32_t chunk, uint32_t first_page, uint32_t pages);
-/* Owner, behind a FLUSH: hand the chunk back. */
-void sluice_ledger_release(struct sluice_ledger *ledger, uint32_t chunk, uint32_t lane);
+/* Owner, behind a FLUSH: hand the chunk back. True: it is dirty again, and queued. */
+bool sluice_ledger_release(struct sluice_ledger *ledger, uint32_t chunk, uint32_t lane);
 /* Control, behind a fence: hand back all chunks of a lost lane. Returns how many. @astray: of what
    was placed in them some may not have landed, so all their pages are dirty again. What lanes have
    released was FLUSHED, and is there. */
@@ -182,6 +183,11 @@ static inline uint64_t *sluice_ledger_words(
 static inline uint64_t sluice_ledger_pages_dirty(const struct sluice_ledger *ledger)
 {
 	return __atomic_load_n(&ledger->pages_dirty, __ATOMIC_RELAXED);
+}
+
+static inline uint64_t sluice_ledger_queued_again(const struct sluice_ledger *ledger)
+{
+	return __atomic_load_n(&ledger->queued_again, __ATOMIC_RELAXED);
 }
 
 /* True when no chunk is queued or owned. Final only when nobody marks any more. */

@@ -45,17 +45,35 @@ static void full_fence(void)
 
 static void rouse(struct sluice_worker *w, struct sluice_worker_lane *slot)
 {
-	slot->idle_turns = 0;
-	if (slot->rests)
-		w->resting_count--;
+	if (!slot->rests)
+		return;
 	slot->rests = false;
+	slot->idle_turns = 0;
+	w->resting_count--;
+}
+
+/* For one step: what there was to see when they were woken shows in that. */
+static void rouse_to_look(struct sluice_worker *w, struct sluice_worker_lane *slot)
+{
+	if (!slot->rests)
+		return;
+	rouse(w, slot);
+	slot->idle_turns = REST_TURNS - 1;
 }
 
 static void rouse_all(struct sluice_worker *w)
 {
 	for (uint32_t i = 0; i < w->lane_count; i++)
-		rouse(w, &w->lanes[i]);
+		rouse_to_look(w, &w->lanes[i]);
 	w->rest_until_ns = SLUICE_NEVER;
+}
+
+/* Those that rested only because the worker slept. */
+static void rouse_pollers(struct sluice_worker *w)
+{
+	for (uint32_t i = 0; i < w->lane_count; i++)
+		if (!sluice_lane_rests_cheaply(w->lanes[i].lane))
+			rouse(w, &w->lanes[i]);
 }
 
 /* Those whose time has come; and when the next one's will. */
@@ -68,7 +86,7 @@ static void rouse_due(struct sluice_worker *w, uint64_t now_ns)
 		if (!slot->rests)
 			continue;
 		if (slot->deadline_ns <= now_ns)
-			rouse(w, slot);
+			rouse_to_look(w, slot);
 		else if (slot->deadline_ns < w->rest_until_ns)
 			w->rest_until_ns = slot->deadline_ns;
 	}
@@ -87,6 +105,7 @@ static void look(struct sluice_worker *w, const struct timespec *timeout)
 	struct epoll_event events[EVENTS_PER_LOOK];
 	int count = epoll_pwait2(w->epoll_fd, events, EVENTS_PER_LOOK, timeout, NULL);
 
+	SLUICE_ASSERT(count >= 0 || errno == EINTR);
 	for (int i = 0; i < count; i++) {
 		uint32_t slot = (uint32_t)events[i].data.u64;
 		uint64_t drained;
@@ -232,6 +251,7 @@ static void sleep_now(struct sluice_worker *w)
 	SLUICE_COUNT_ADD(w->sleeps, 1);
 	look(w, w->rest_until_ns == SLUICE_NEVER ? NULL : &timeout);
 	learn(w, sluice_now_ns() - now_ns);
+	rouse_pollers(w);
 }
 
 /*
@@ -241,9 +261,12 @@ static void sleep_now(struct sluice_worker *w)
  */
 static void go_to_sleep(struct sluice_worker *w)
 {
-	for (uint32_t i = 0; i < w->lane_count; i++)
-		if (!rest(w, i))
+	for (uint32_t i = 0; i < w->lane_count; i++) {
+		if (!rest(w, i)) {
+			sched_yield(); /* perhaps to who it waits for: control has its mailbox */
 			return;
+		}
+	}
 	__atomic_store_n(&w->sleeping, 1, __ATOMIC_SEQ_CST);
 	full_fence();
 	if (__atomic_load_n(&w->changed, __ATOMIC_SEQ_CST) == 0 &&

@@ -111,7 +111,7 @@ static uint64_t memory_ns(const struct sluice_policy_conf *conf, const struct sl
 {
 	uint64_t known_ns = time_for(m->pages_dirty * PAGE_BYTES, state->placed_bytes_per_s);
 	uint64_t late_bytes = (uint64_t)((unsigned __int128)state->dirty_bytes_per_s *
-					 (m->sync_ns + m->vmm_rtt_ns) / NS_PER_S);
+					 (m->sync_last_ns + m->vmm_rtt_ns) / NS_PER_S);
 	/* Of the VMMs' own work the target's part comes later. */
 	uint64_t meanwhile_ns = fixed->stop_ns - conf->vmm_switchover_ns / 2 + fixed->sync_ns;
 

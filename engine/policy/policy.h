@@ -20,6 +20,7 @@ struct sluice_measure {
 	uint64_t busy_ns; /* time within the interval in which lanes had work */
 	uint64_t
 		sync_ns; /* DIRTY_SYNC until dirty-sync-done, the quickest: of a stopped guest there is least to find */
+	uint64_t sync_last_ns; /* the last one: so long went the guest on behind its pages */
 	uint64_t vmm_rtt_ns; /* VMM socket, typically: without what the VMM did meanwhile */
 	uint64_t peer_rtt_ns; /* peer link, the quickest: at the switchover lanes are empty */
 	uint64_t record_ns; /* what the commit's records take at both ends, one after the other */

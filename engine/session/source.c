@@ -199,6 +199,7 @@ void sluice_source_tick(struct sluice_source *s)
 	source_read_mailboxes(s);
 	if (source_fail_when_memory_lost(s))
 		return;
+	source_share_queued_again(s);
 	source_step_lanes(s, now_ns);
 	source_step_regions(s, now_ns);
 	if (s->state == SOURCE_ACTIVE)

@@ -117,7 +117,8 @@ struct sluice_source {
 	uint64_t sync_id;
 	bool sync_outstanding;
 	bool final_sync_done;
-	uint64_t sync_asked_ns, next_sync_ns;
+	uint64_t sync_asked_ns, sync_took_ns, next_sync_ns;
+	uint64_t queued_again_seen; /* of the ledger's count */
 	uint64_t sync_min_ns; /* from DIRTY_SYNC to its answer; 0: none yet */
 	struct sluice_typical vmm_rtt_ns; /* of that the way there and back */
 	uint64_t interval_start_ns, interval_placed_bytes, drained_ns;
@@ -168,6 +169,8 @@ void source_fail_text(struct sluice_source *s, int code, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 void source_tell_throttle(struct sluice_source *s, uint32_t percent);
 void source_wake_lanes(struct sluice_source *s);
+/* Chunks that lanes gave back dirty are for all of them: wake those that rest. */
+void source_share_queued_again(struct sluice_source *s);
 bool source_guest_is_ours(enum source_state state);
 /* True when it did. */
 bool source_fail_when_memory_lost(struct sluice_source *s);

@@ -45,11 +45,23 @@ static uint64_t harvest(struct sluice_source *s)
 {
 	uint64_t pages = 0;
 
-	for (uint32_t i = 0; i < s->conf.region_count; i++)
-		if (s->conf.regions[i].feed != NULL && source_region_moves(s, i))
-			pages += sluice_bitmap_feed_harvest(s->conf.regions[i].feed, s->ledger, i);
-	source_wake_lanes(s);
+	for (uint32_t i = 0; i < s->conf.region_count; i++) {
+		if (s->conf.regions[i].feed == NULL || !source_region_moves(s, i))
+			continue;
+		pages += sluice_bitmap_feed_harvest(s->conf.regions[i].feed, s->ledger, i);
+		source_wake_lanes(s);
+	}
 	return pages;
+}
+
+void source_share_queued_again(struct sluice_source *s)
+{
+	uint64_t count = sluice_ledger_queued_again(s->ledger);
+
+	if (count == s->queued_again_seen)
+		return;
+	s->queued_again_seen = count;
+	source_wake_lanes(s);
 }
 
 int sluice_source_discard(struct sluice_source *s, uint32_t region, uint64_t offset,
@@ -130,6 +142,7 @@ static void decide(struct sluice_source *s, uint64_t pages_dirtied)
 		.bytes_placed = placed,
 		.busy_ns = s->drained_ns != 0 ? s->drained_ns - s->interval_start_ns : interval_ns,
 		.sync_ns = s->sync_min_ns,
+		.sync_last_ns = s->sync_took_ns,
 		.vmm_rtt_ns = sluice_typical_read(&s->vmm_rtt_ns),
 		.peer_rtt_ns = s->peer_rtt_ns,
 		.record_ns = s->conf.record_ns + s->peer_record_ns,
@@ -160,10 +173,22 @@ static void decide(struct sluice_source *s, uint64_t pages_dirtied)
 	}
 }
 
+/* Of a VMM that does not say how long it worked all that is known is that a turn takes no longer than
+   the quickest sync. */
+static void learn_sync(struct sluice_source *s, uint64_t took_ns, uint64_t worked_ns)
+{
+	s->sync_took_ns = took_ns;
+	if (s->sync_min_ns == 0 || took_ns < s->sync_min_ns)
+		s->sync_min_ns = took_ns;
+	if (worked_ns == 0)
+		sluice_typical_add(&s->vmm_rtt_ns, s->sync_min_ns);
+	else
+		sluice_typical_add(&s->vmm_rtt_ns, took_ns > worked_ns ? took_ns - worked_ns : 0);
+}
+
 int sluice_source_dirty_sync_done(
 	struct sluice_source *s, uint64_t id, uint64_t worked_ns, struct sluice_error *err)
 {
-	uint64_t took_ns = source_now(s) - s->sync_asked_ns;
 	uint64_t pages;
 
 	if (!s->sync_outstanding || id != s->sync_id)
@@ -171,9 +196,7 @@ int sluice_source_dirty_sync_done(
 			"no DIRTY_SYNC with id %llu is waiting for an answer",
 			(unsigned long long)id);
 	s->sync_outstanding = false;
-	if (s->sync_min_ns == 0 || took_ns < s->sync_min_ns)
-		s->sync_min_ns = took_ns;
-	sluice_typical_add(&s->vmm_rtt_ns, took_ns > worked_ns ? took_ns - worked_ns : 0);
+	learn_sync(s, source_now(s) - s->sync_asked_ns, worked_ns);
 	if (sluice_source_is_over(s))
 		return 0;
 	pages = harvest(s);

@@ -299,7 +299,8 @@ struct sluice_transport {
 	/* Make progress both ways and report up to @max events. */
 	uint32_t (*poll)(struct sluice_conn *conn, struct sluice_event *events, uint32_t max,
 		uint64_t now_ns);
-	/* Say how to sleep. Returns false when poll should be called at once instead. */
+	/* Say how to sleep. Returns false when poll should be called at once instead: while anything
+	   is left to do that neither the descriptor nor the deadline will tell of. */
 	bool (*arm)(struct sluice_conn *conn, struct sluice_arm *ret_arm);
 };
 

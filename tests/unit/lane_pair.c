@@ -22,7 +22,9 @@ static const struct sluice_transport *const tcp = &sluice_transport_tcp;
 
 static void wake(void *ctx)
 {
-	(void)ctx; /* whoever is to be woken is stepped anyway */
+	struct lane_pair_end *end = ctx; /* whoever is to be woken is stepped anyway */
+
+	end->wakes++;
 }
 
 static void settings(struct tcp_conf *conf, const char *text)
@@ -68,6 +70,7 @@ static void end_open(struct lane_pair_end *end, const struct lane_pair_opts *opt
 	end->way.rail = end->rail;
 	end->way.regions = &end->region;
 	end->work.wake = wake;
+	end->work.wake_ctx = end;
 	end->work.gate = 1;
 	end->lanes.pairs = &end->way;
 	end->lanes.pair_count = 1;

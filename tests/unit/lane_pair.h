@@ -32,6 +32,7 @@ struct lane_pair_end {
 	struct sluice_lane_work work;
 	struct sluice_lane_set lanes;
 	uint32_t lost; /* lanes */
+	uint32_t wakes; /* of control, by lanes */
 	int lost_status; /* of the last one */
 };
 

@@ -105,6 +105,31 @@ static void test_no_lane_waits_while_chunks_are_queued(void)
 	lane_pair_close(&pair);
 }
 
+/* A chunk that is dirty when it is given back is anybody's, and others may rest: control is told. */
+static void test_what_is_queued_again_is_told(void)
+{
+	struct lane_pair_opts opts = {
+		.lanes = 2, .memory_bytes = 8 * MIB, .budget_bytes = 16 * MIB};
+	struct sluice_ledger *ledger;
+	struct lane_pair pair;
+	uint32_t wakes = 0;
+
+	lane_pair_open(&pair, &opts);
+	ledger = pair.source.work.ledger;
+	sluice_ledger_mark_pages(ledger, 0, 0, 1);
+	while (sluice_ledger_pages_dirty(ledger) > 0)
+		lane_pair_turn(&pair);
+	sluice_ledger_mark_pages(ledger, 0, 0, 1); /* it is on its way */
+	CU_ASSERT_FALSE(has_queued(ledger));
+	while (sluice_ledger_queued_again(ledger) == 0 && pair.source.lost == 0) {
+		wakes = pair.source.wakes;
+		lane_pair_turn(&pair);
+	}
+	CU_ASSERT_TRUE(pair.source.wakes > wakes);
+	CU_ASSERT_TRUE(lane_pair_drain(&pair));
+	lane_pair_close(&pair);
+}
+
 /* ---- window ---- */
 
 static uint64_t peak_bytes(const struct lane_pair *pair)
@@ -453,6 +478,7 @@ int main(void)
 		{"idle lanes take over", test_idle_lanes_take_over},
 		{"no lane waits while chunks are queued",
 			test_no_lane_waits_while_chunks_are_queued},
+		{"what is queued again is told", test_what_is_queued_again_is_told},
 		{"a hundred lanes keep a small budget", test_a_hundred_lanes_keep_a_small_budget},
 		{"a window waits for its older half", test_a_window_waits_for_its_older_half},
 		{"extents have the size asked for", test_extents_have_the_size_asked_for},

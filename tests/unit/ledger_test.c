@@ -61,12 +61,14 @@ static void test_a_chunk_has_one_owner(void)
 	/* Dirtied while owned: it waits for its owner, nobody else gets it. */
 	sluice_ledger_mark(ledger, 0, 9, 2);
 	CU_ASSERT_FALSE(sluice_ledger_pop(ledger, 6, SLUICE_HOME_ANY, &other));
-	sluice_ledger_release(ledger, chunk, 5);
+	CU_ASSERT_EQUAL(sluice_ledger_queued_again(ledger), 0);
+	CU_ASSERT_TRUE(sluice_ledger_release(ledger, chunk, 5));
+	CU_ASSERT_EQUAL(sluice_ledger_queued_again(ledger), 1);
 	CU_ASSERT_TRUE(sluice_ledger_pop(ledger, 6, SLUICE_HOME_ANY, &other));
 	CU_ASSERT_EQUAL(other, 1);
 	sluice_ledger_take(ledger, other, bits);
 	CU_ASSERT_EQUAL(bits[1], 2);
-	sluice_ledger_release(ledger, other, 6);
+	CU_ASSERT_FALSE(sluice_ledger_release(ledger, other, 6));
 	CU_ASSERT_TRUE(sluice_ledger_is_drained(ledger));
 	sluice_ledger_destroy(ledger);
 }

@@ -25,6 +25,7 @@ static const struct sluice_measure busy = {
 	.bytes_placed = 100000000,
 	.busy_ns = 100 * MS,
 	.sync_ns = MS / 10,
+	.sync_last_ns = MS / 10,
 	.vmm_rtt_ns = MS / 10,
 	.peer_rtt_ns = MS / 10,
 	.elapsed_ns = S,
@@ -125,7 +126,7 @@ static void test_fixed_costs(void)
 		struct sluice_decision_out out;
 
 		m.pages_dirtied = m.pages_dirty = 0;
-		m.sync_ns = rows[i].sync_ns;
+		m.sync_ns = m.sync_last_ns = rows[i].sync_ns;
 		m.vmm_rtt_ns = rows[i].vmm_rtt_ns;
 		m.peer_rtt_ns = rows[i].peer_rtt_ns;
 		m.record_ns = rows[i].record_ns;
@@ -173,6 +174,7 @@ static void test_memory_goes_meanwhile(void)
 	static const struct {
 		const char *name;
 		uint64_t pages_dirty, pages_dirtied, memory_us;
+		uint64_t sync_last_ms; /* the guest wrote on while it was answered; 0: 1 */
 	} rows[] = {
 		{"nothing", 0, 0, 0},
 		{"less than goes while it stops", 1000, 0, 0}, /* 4.1 ms */
@@ -180,6 +182,7 @@ static void test_memory_goes_meanwhile(void)
 		{"1 ms more", 1465, 0, 1000},
 		{"written since: 1 GB/s for 2 ms", 0, 24415, 2000},
 		{"both", 1465, 24415, 3000},
+		{"the last sync was a long one", 0, 24415, 10000, 9},
 	};
 
 	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
@@ -190,7 +193,9 @@ static void test_memory_goes_meanwhile(void)
 		uint64_t drain_us;
 
 		c.vmm_switchover_ns = 4 * MS; /* half of it, two turns and the sync: 5 ms */
-		m.sync_ns = m.vmm_rtt_ns = MS;
+		m.sync_ns = m.sync_last_ns = m.vmm_rtt_ns = MS;
+		if (rows[i].sync_last_ms != 0)
+			m.sync_last_ns = rows[i].sync_last_ms * MS;
 		m.peer_rtt_ns = 0;
 		m.pages_dirty = rows[i].pages_dirty;
 		m.pages_dirtied = rows[i].pages_dirtied;

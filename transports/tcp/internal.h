@@ -42,11 +42,11 @@
 #define TCP_FAULT_BYTES          (64u << 10) /* the kernel's fault-around, see memory.c */
 /* What a lane within this host keeps in the kernel: more only leaves the cache before it is read. */
 #define TCP_LOOPBACK_SEND_BYTES (256 << 10)
-/* What one acknowledgement covers at most, unless an operation is longer: the bytes that a source puts
-   in one frame, and those that a target places without a word while more waits. A larger one would be
-   half a small window, and make what is placed come in lumps that say little about the rate. */
+/* A source puts so many bytes in one frame, unless an operation is longer; a target says what it has placed
+   when it is so many, while more waits. An acknowledgement that covered more would be half a small
+   window, and make what is placed come in lumps that say little about the rate. */
 #define TCP_FRAME_BYTES (512u << 10)
-#define TCP_ACK_BYTES   (512u << 10)
+#define TCP_ACK_BYTES   (256u << 10)
 
 /* ---- rails and memory (rail.c, memory.c) ---- */
 

@@ -376,6 +376,7 @@ static bool read_some(struct sluice_conn *conn)
 uint32_t sluice_tcp_receive(struct sluice_conn *conn, struct sluice_event *events, uint32_t max)
 {
 	struct tcp_rx *rx = &conn->rx;
+	bool more = true;
 	uint32_t count;
 
 	rx->message_count = 0;
@@ -386,20 +387,17 @@ uint32_t sluice_tcp_receive(struct sluice_conn *conn, struct sluice_event *event
 		return 0;
 	}
 	count = process(conn, events, max);
-	for (uint32_t i = 0; i < TCP_POLL_READS_MAX; i++) {
-		bool more;
-
+	for (uint32_t i = 0; i < TCP_POLL_READS_MAX && more; i++) {
 		if (conn->state != TCP_CONN_CONNECTED || rx->stalled)
 			break;
 		more = read_some(conn);
 		if (conn->state != TCP_CONN_CONNECTED)
 			break;
 		count += process(conn, events + count, max - count);
-		if (!more) {
-			/* Nothing else to do: whoever waits for us must not wait longer. */
-			conn->tx.ack_wanted = true;
-			break;
-		}
 	}
+	/* Whoever waits for us must not wait longer; and the last of so many reads, although it brought
+	   all that it asked for, may have brought the last byte that comes. */
+	if (!rx->stalled)
+		conn->tx.ack_wanted = true;
 	return count;
 }

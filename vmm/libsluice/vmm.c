@@ -26,6 +26,8 @@ struct kept_event {
 	json_t *message;
 };
 
+#define WORKED_US_MAX 3600000000ull /* of dirty-sync-done */
+
 struct sluice_vmm {
 	struct sluice_wire *wire;
 	STAILQ_HEAD(, kept_event) events;
@@ -430,7 +432,7 @@ bool sluice_vmm_sync_age(const struct sluice_vmm *vmm, uint64_t id, uint64_t *re
 	if (vmm->sync_taken_ns == 0 || vmm->sync_id != id)
 		return false;
 	*ret_age_us = (sluice_now_ns() - vmm->sync_taken_ns) / SLUICE_NS_PER_US;
-	return true;
+	return *ret_age_us <= WORKED_US_MAX; /* longer is no news, and the engine takes no more */
 }
 
 void sluice_vmm_event_clear(struct sluice_vmm_event *event)

@@ -148,11 +148,14 @@ static int rehearse_once(struct refvm *r, uint64_t *ret_ns, struct sluice_error 
  */
 static int rehearse_switchover(struct refvm *r, struct sluice_error *err)
 {
+	uint64_t running_ns = r->vm.running_ns, stopped_ns = r->vm.stopped_ns;
 	uint64_t ns[3], low, high;
 	int rc = 0;
 
 	for (int i = 0; i < 3 && rc == 0; i++)
 		rc = rehearse_once(r, &ns[i], err);
+	r->vm.running_ns = running_ns; /* query-timestamps tells of the real ones */
+	r->vm.stopped_ns = stopped_ns;
 	if (rc < 0)
 		return rc;
 	low = ns[0] < ns[1] ? ns[0] : ns[1];
