@@ -279,7 +279,8 @@ static void change_dimms(struct guest *g)
 	for (slot = 0; slot < REFVM_DIMMS_MAX; slot++) {
 		const struct refvm_guest_dimm *dimm = &g->control->dimm[slot];
 
-		epoch = READ(dimm->epoch);
+		/* Behind it the rest of what is said of the DIMM is there. */
+		epoch = __atomic_load_n(&dimm->epoch, __ATOMIC_ACQUIRE);
 		share = READ(dimm->pages) / g->control->vcpus;
 		if (epoch == 0 || share == 0)
 			continue;
