@@ -118,10 +118,16 @@ static void refuse(struct refvm *r, const char *event)
 
 /* ---- Source ---- */
 
-/* All that a switchover will have to do while the guest is stopped. */
-static int rehearse_once(struct refvm *r, uint64_t *ret_ns, struct sluice_error *err)
+/*
+ * The guest is stopped once, for a moment, and all is done that a switchover will have to do: only so
+ * can anybody know what that takes, and the engine predicts with it. Once, because what is repeated at
+ * once goes quicker, and a switchover will not be. The target's half, loading and resuming, is taken to
+ * be as long.
+ */
+static int rehearse_switchover(struct refvm *r, struct sluice_error *err)
 {
-	uint64_t begin_ns = sluice_now_ns();
+	uint64_t running_ns = r->vm.running_ns, stopped_ns = r->vm.stopped_ns;
+	uint64_t begin_ns = sluice_now_ns(), took_ns;
 	struct refvm_device *device = NULL;
 	uint8_t *bytes;
 	size_t len;
@@ -136,33 +142,14 @@ static int rehearse_once(struct refvm *r, uint64_t *ret_ns, struct sluice_error 
 		rc = refvm_tracking_harvest(&r->vm, err);
 	}
 	refvm_vm_start(&r->vm);
-	*ret_ns = sluice_now_ns() - begin_ns;
+	took_ns = sluice_now_ns() - begin_ns;
 	refvm_device_destroy(device);
-	return rc;
-}
-
-/*
- * The guest is stopped three times, for a moment each: only so can anybody know what a switchover takes,
- * and the engine predicts with it. The middle one counts; the target's half, loading and resuming, is
- * taken to be as long.
- */
-static int rehearse_switchover(struct refvm *r, struct sluice_error *err)
-{
-	uint64_t running_ns = r->vm.running_ns, stopped_ns = r->vm.stopped_ns;
-	uint64_t ns[3], low, high;
-	int rc = 0;
-
-	for (int i = 0; i < 3 && rc == 0; i++)
-		rc = rehearse_once(r, &ns[i], err);
 	r->vm.running_ns = running_ns; /* query-timestamps tells of the real ones */
 	r->vm.stopped_ns = stopped_ns;
 	if (rc < 0)
 		return rc;
-	low = ns[0] < ns[1] ? ns[0] : ns[1];
-	high = ns[0] < ns[1] ? ns[1] : ns[0];
-	ns[1] = ns[2] < low ? low : ns[2] > high ? high : ns[2];
-	return refvm_engine_check(
-		r, refvm_engine_set(r, "vmm-switchover", 2 * ns[1] / SLUICE_NS_PER_US, "us", err));
+	return refvm_engine_check(r,
+		refvm_engine_set(r, "vmm-switchover", 2 * took_ns / SLUICE_NS_PER_US, "us", err));
 }
 
 /* The first one of a migration: from here on writes are tracked. What was written before, the engine
