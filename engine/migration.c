@@ -75,11 +75,12 @@ static int env_decide(void *ctx, const char *session, enum sluice_decision decis
 		engine->config.runtime_dir, side(engine), session, decision, ret_decision, err);
 }
 
-static void env_for_each_data(void *ctx, uint32_t region, sluice_data_fn *fn, void *fn_ctx)
+static void env_for_each_data(void *ctx, uint32_t region, uint64_t offset, uint64_t len_bytes,
+	sluice_data_fn *fn, void *fn_ctx)
 {
 	struct sluice_engine *engine = ctx;
 
-	sluice_region_for_each_data(engine->slots[region], fn, fn_ctx);
+	sluice_region_for_each_data(engine->slots[region], offset, len_bytes, fn, fn_ctx);
 }
 
 static bool env_memory_lost(void *ctx)

@@ -42,6 +42,7 @@ struct sluice_lane {
 	uint32_t current; /* chunk being cut, or SLUICE_NO_CHUNK */
 	uint64_t todo[SLUICE_CHUNK_WORDS]; /* its taken pages not yet looked at */
 	uint64_t zeros[SLUICE_CHUNK_WORDS]; /* its pages to ZERO after the WRITEs */
+	const uint64_t *holes; /* its pages that are zeros and not to be read; NULL: none */
 	bool segment_open; /* a segment is being written; its announcement is still to be built */
 	uint32_t segment_slot, segment_done; /* slot, and bytes of it built so far */
 

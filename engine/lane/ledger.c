@@ -32,10 +32,12 @@ static int region_init(struct sluice_ledger_region *region, const struct sluice_
 	bytes = region->chunks * SLUICE_CHUNK_WORDS * sizeof(uint64_t);
 	region->dirty = aligned_alloc(SLUICE_CACHE_LINE, bytes);
 	region->maybe_nonzero = aligned_alloc(SLUICE_CACHE_LINE, bytes);
-	if (region->dirty == NULL || region->maybe_nonzero == NULL)
+	region->holes = aligned_alloc(SLUICE_CACHE_LINE, bytes);
+	if (region->dirty == NULL || region->maybe_nonzero == NULL || region->holes == NULL)
 		return -ENOMEM;
 	memset(region->dirty, 0, bytes);
 	memset(region->maybe_nonzero, 0xff, bytes);
+	memset(region->holes, 0, bytes);
 	return 0;
 }
 
@@ -43,6 +45,7 @@ static void region_fini(struct sluice_ledger_region *region)
 {
 	free(region->dirty);
 	free(region->maybe_nonzero);
+	free(region->holes);
 	*region = (struct sluice_ledger_region){.chunks = 0};
 }
 
@@ -237,38 +240,104 @@ static uint32_t set_dirty(struct sluice_ledger *ledger, uint64_t *word, uint64_t
 	return fresh;
 }
 
+static struct sluice_ledger_chunk *chunk_of_word(const struct sluice_ledger *ledger,
+	const struct sluice_ledger_region *region, uint64_t word)
+{
+	SLUICE_ASSERT(word < region->chunks * SLUICE_CHUNK_WORDS);
+	return &ledger->chunks[region->first_chunk + (uint32_t)(word / SLUICE_CHUNK_WORDS)];
+}
+
+static void set_holes(struct sluice_ledger *ledger, struct sluice_ledger_region *region,
+	uint64_t word, uint64_t bits)
+{
+	struct sluice_ledger_chunk *chunk = chunk_of_word(ledger, region, word);
+
+	__atomic_fetch_or(&region->holes[word], bits, __ATOMIC_RELAXED);
+	__atomic_store_n(&chunk->has_holes, true, __ATOMIC_RELAXED);
+}
+
+/* Before the dirty bits are set, which releases it: who takes those sees no hole any more. */
+static void clear_holes(struct sluice_ledger *ledger, struct sluice_ledger_region *region,
+	uint64_t word, uint64_t bits)
+{
+	struct sluice_ledger_chunk *chunk = chunk_of_word(ledger, region, word);
+
+	if (__atomic_load_n(&chunk->has_holes, __ATOMIC_RELAXED))
+		__atomic_fetch_and(&region->holes[word], ~bits, __ATOMIC_RELAXED);
+}
+
+static uint32_t queue_pages(struct sluice_ledger *ledger, struct sluice_ledger_region *region,
+	uint64_t word, uint64_t bits)
+{
+	uint32_t fresh;
+
+	if (region->closed)
+		return 0;
+	fresh = set_dirty(ledger, &region->dirty[word], bits);
+	__atomic_fetch_add(&ledger->pages_marked, fresh, __ATOMIC_RELAXED);
+	offer(ledger, (uint32_t)(chunk_of_word(ledger, region, word) - ledger->chunks));
+	return fresh;
+}
+
 uint32_t sluice_ledger_mark(
 	struct sluice_ledger *ledger, uint32_t region, uint64_t word, uint64_t bits)
 {
 	struct sluice_ledger_region *r = &ledger->regions[region];
-	uint32_t fresh;
 
-	SLUICE_ASSERT(word < r->chunks * SLUICE_CHUNK_WORDS);
-	if (bits == 0 || r->closed)
+	if (bits == 0)
 		return 0;
-	fresh = set_dirty(ledger, &r->dirty[word], bits);
-	__atomic_fetch_add(&ledger->pages_marked, fresh, __ATOMIC_RELAXED);
-	offer(ledger, r->first_chunk + (uint32_t)(word / SLUICE_CHUNK_WORDS));
-	return fresh;
+	if (!SLUICE_PLANTED(STILL_A_HOLE))
+		clear_holes(ledger, r, word, bits);
+	return queue_pages(ledger, r, word, bits);
+}
+
+/* The next of the pages [*first, end) that share a word, as its bits; *first moves behind them. */
+static uint64_t next_word_bits(uint64_t *first, uint64_t end)
+{
+	uint64_t in_word = *first % SLUICE_WORD_PAGES;
+	uint64_t n = SLUICE_WORD_PAGES - in_word;
+
+	if (n > end - *first)
+		n = end - *first;
+	*first += n;
+	return (n == SLUICE_WORD_PAGES ? UINT64_MAX : (1ull << n) - 1) << in_word;
+}
+
+/* The end of [first, first + count) within a region; not behind @first: nothing of it is. */
+static uint64_t clipped(const struct sluice_ledger_region *region, uint64_t first, uint64_t count)
+{
+	if (first >= region->pages)
+		return first;
+	return first + (count < region->pages - first ? count : region->pages - first);
 }
 
 void sluice_ledger_mark_pages(
 	struct sluice_ledger *ledger, uint32_t region, uint64_t first, uint64_t count)
 {
-	uint64_t pages = ledger->regions[region].pages;
-	uint64_t end =
-		first >= pages ? first : first + (count < pages - first ? count : pages - first);
+	struct sluice_ledger_region *r = &ledger->regions[region];
+	uint64_t end = clipped(r, first, count);
 
 	while (first < end) {
-		uint64_t in_word = first % SLUICE_WORD_PAGES;
-		uint64_t n = SLUICE_WORD_PAGES - in_word;
-		uint64_t bits;
+		uint64_t word = first / SLUICE_WORD_PAGES;
 
-		if (n > end - first)
-			n = end - first;
-		bits = (n == SLUICE_WORD_PAGES ? UINT64_MAX : (1ull << n) - 1) << in_word;
-		sluice_ledger_mark(ledger, region, first / SLUICE_WORD_PAGES, bits);
-		first += n;
+		queue_pages(ledger, r, word, next_word_bits(&first, end));
+	}
+}
+
+void sluice_ledger_set_holes(struct sluice_ledger *ledger, uint32_t region, uint64_t first,
+	uint64_t count, bool are_holes)
+{
+	struct sluice_ledger_region *r = &ledger->regions[region];
+	uint64_t end = clipped(r, first, count);
+
+	while (first < end) {
+		uint64_t word = first / SLUICE_WORD_PAGES;
+		uint64_t bits = next_word_bits(&first, end);
+
+		if (are_holes)
+			set_holes(ledger, r, word, bits);
+		else
+			clear_holes(ledger, r, word, bits);
 	}
 }
 

@@ -66,13 +66,15 @@ struct sluice_ledger_region {
 	uint32_t chunks; /* the last one may be short */
 	uint64_t *dirty; /* one bit per page, chunk aligned; atomic access */
 	uint64_t *maybe_nonzero; /* clear only where the target is known to hold zeros */
+	uint64_t *holes; /* set: as good as zeros, not to be read; see set_holes() */
 	bool closed; /* it goes: what is marked here is nobody's */
 };
 
 struct sluice_ledger_chunk {
 	uint32_t state;
 	uint32_t region;
-	uint16_t heat; /* 0: cold. Written by the owner, read by whoever queues the chunk */
+	uint8_t heat; /* 0: cold. Written by the owner, read by whoever queues the chunk */
+	bool has_holes; /* atomic; false: none of its bits in `holes` is set */
 	uint16_t home; /* atomic; where it is queued next */
 };
 
@@ -130,12 +132,22 @@ int sluice_ledger_set_homes(struct sluice_ledger *ledger, uint32_t homes, const 
 /* Any thread: where a chunk's memory is. One that is queued moves when a lane comes across it. */
 void sluice_ledger_set_home(struct sluice_ledger *ledger, uint32_t chunk, uint32_t home);
 
-/* Set dirty bits in one word of a region and offer its chunk. Returns how many were clear. */
+/* What was written: set dirty bits in one word of a region, whose pages are no holes any more, and
+   offer its chunk. Returns how many were clear. */
 uint32_t sluice_ledger_mark(
 	struct sluice_ledger *ledger, uint32_t region, uint64_t word, uint64_t bits);
-/* Mark whole pages [first, first + count) of a region; clipped to the region. */
+/* To be sent, written or not: whole pages [first, first + count) of a region; clipped to the region. */
 void sluice_ledger_mark_pages(
 	struct sluice_ledger *ledger, uint32_t region, uint64_t first, uint64_t count);
+
+/*
+ * What a look at the region's file found of whole pages, clipped to the region: holes, or data. A lane
+ * takes a hole for zeros without reading it, as reading would fill it. That is right as long as what
+ * is written behind the look is marked behind it: so only by the thread that marks, and only while
+ * tracking is on, or before a look behind that.
+ */
+void sluice_ledger_set_holes(struct sluice_ledger *ledger, uint32_t region, uint64_t first,
+	uint64_t count, bool are_holes);
 
 /* The coldest queued chunk, of those the one nearest to @home; now owned by @lane. */
 bool sluice_ledger_pop(
@@ -178,6 +190,15 @@ static inline uint64_t *sluice_ledger_words(
 	uint32_t first = sluice_ledger_region_of(ledger, chunk)->first_chunk;
 
 	return region_bitmap + (uint64_t)(chunk - first) * SLUICE_CHUNK_WORDS;
+}
+
+/* Owner, behind take(): the holes of a chunk, to be read atomically; NULL: it has none. */
+static inline const uint64_t *sluice_ledger_holes(
+	const struct sluice_ledger *ledger, uint32_t chunk)
+{
+	if (!__atomic_load_n(&ledger->chunks[chunk].has_holes, __ATOMIC_RELAXED))
+		return NULL;
+	return sluice_ledger_words(ledger, chunk, sluice_ledger_region_of(ledger, chunk)->holes);
 }
 
 static inline uint64_t sluice_ledger_pages_dirty(const struct sluice_ledger *ledger)

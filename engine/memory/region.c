@@ -362,11 +362,11 @@ uint64_t sluice_memory_bytes(const struct sluice_memory *memory)
 	return bytes;
 }
 
-void sluice_region_for_each_data(const struct sluice_region *region,
-	void (*fn)(void *ctx, uint64_t offset, uint64_t len_bytes), void *ctx)
+void sluice_region_for_each_data(const struct sluice_region *region, uint64_t offset,
+	uint64_t len_bytes, void (*fn)(void *ctx, uint64_t offset, uint64_t len_bytes), void *ctx)
 {
-	uint64_t end = region->fd_offset + region->len_bytes;
-	uint64_t at = region->fd_offset;
+	uint64_t at = region->fd_offset + offset;
+	uint64_t end = at + len_bytes;
 
 	while (at < end) {
 		off_t data = lseek(region->fd, (off_t)at, SEEK_DATA);

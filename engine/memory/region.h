@@ -81,10 +81,11 @@ uint64_t sluice_memory_lock_bytes(const struct sluice_memory *memory, uint64_t g
 /* This process may lock as much as it likes (CAP_IPC_LOCK), whatever the limit. */
 bool sluice_memory_may_lock_all(void);
 
-/* Call @fn for each range of the region that may hold data; the gaps are holes of the file, that
-   is zeros. Offsets are bytes from the region's start. Where the file cannot tell: one range. */
-void sluice_region_for_each_data(const struct sluice_region *region,
-	void (*fn)(void *ctx, uint64_t offset, uint64_t len_bytes), void *ctx);
+/* Call @fn for each range that may hold data of @len_bytes from @offset on of the region; the gaps
+   are holes of the file, that is zeros. Offsets are bytes from the region's start. Where the file
+   cannot tell: one range. */
+void sluice_region_for_each_data(const struct sluice_region *region, uint64_t offset,
+	uint64_t len_bytes, void (*fn)(void *ctx, uint64_t offset, uint64_t len_bytes), void *ctx);
 
 /* True when a file of these regions shrank under us: what was read since is not the guest's. */
 bool sluice_memory_is_lost(const struct sluice_memory *memory);

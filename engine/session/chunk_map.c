@@ -77,7 +77,7 @@ json_t *sluice_chunk_map(const struct sluice_session_conf *conf,
 		json_decref(map);
 		return NULL;
 	}
-	env->for_each_data(env->ctx, region, add_data, &runs);
+	env->for_each_data(env->ctx, region, 0, conf->regions[region].len_bytes, add_data, &runs);
 	for (uint32_t i = 0; i < runs.count; i++) {
 		json_array_append_new(map, json_integer((json_int_t)(runs.run[i].first - at)));
 		json_array_append_new(

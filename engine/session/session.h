@@ -83,8 +83,10 @@ struct sluice_session_env {
 	/* The durable decision about this session; see record.h. */
 	int (*decide)(void *ctx, const char *session, enum sluice_decision decision,
 		enum sluice_decision *ret_decision, struct sluice_error *err);
-	/* Ranges of a region that may hold data, ascending; everything else reads as zeros. */
-	void (*for_each_data)(void *ctx, uint32_t region, sluice_data_fn *fn, void *fn_ctx);
+	/* What may hold data of @len_bytes from @offset on of a region, in whole pages, ascending;
+	   everything else of it reads as zeros. */
+	void (*for_each_data)(void *ctx, uint32_t region, uint64_t offset, uint64_t len_bytes,
+		sluice_data_fn *fn, void *fn_ctx);
 	/* Source: nothing of the session refers to this region any more, nor will: what
 	   sluice_source_region_remove() began is done. */
 	void (*region_gone)(void *ctx, uint32_t region);

@@ -261,7 +261,12 @@ uint64_t source_next_sync_ns(const struct sluice_source *s); /* when it is due, 
 /* source_setup.c */
 void source_say_hello(struct sluice_source *s);
 void source_on_welcome(struct sluice_source *s, const json_t *message);
-void source_mark_region(struct sluice_source *s, uint32_t region);
+/*
+ * Look at what of @len_bytes of a region's file from @offset on is there: data is marked, holes are
+ * noted. Tracking is on by now, so a hole that the guest fills after the look is reported by the feed;
+ * or another look follows when it is on.
+ */
+void source_look(struct sluice_source *s, uint32_t region, uint64_t offset, uint64_t len_bytes);
 /* What the target tells of a region, in the welcome or later: its key; its holes and page size. */
 int source_read_region(struct sluice_source *s, uint32_t region, const json_t *entry);
 

@@ -172,7 +172,7 @@ static void let_move(struct sluice_source *s, uint32_t region)
 		return;
 	}
 	state->standing = REGION_MOVING;
-	source_mark_region(s, region);
+	source_look(s, region, 0, r->len_bytes);
 	source_wake_lanes(s);
 	sync_soon(s);
 }

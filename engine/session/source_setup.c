@@ -126,24 +126,36 @@ uint64_t sluice_source_peer_page_bytes(const struct sluice_source *s, uint32_t r
 	return s->peer_page_bytes[region];
 }
 
-struct mark {
-	struct sluice_source *source;
+/* A look at what of a region is there. */
+struct look {
+	struct sluice_ledger *ledger;
 	uint32_t region;
+	uint64_t at; /* page: up to here it was looked at */
 };
 
-static void mark_data(void *ctx, uint64_t offset, uint64_t len_bytes)
+static void found_hole(const struct look *look, uint64_t end)
 {
-	struct mark *mark = ctx;
+	if (end > look->at)
+		sluice_ledger_set_holes(look->ledger, look->region, look->at, end - look->at, true);
+}
+
+static void found_data(void *ctx, uint64_t offset, uint64_t len_bytes)
+{
+	struct look *look = ctx;
 	uint64_t first = offset >> SLUICE_PAGE_SHIFT;
 	uint64_t end = sluice_div_up(offset + len_bytes, SLUICE_PAGE_BYTES);
 
-	sluice_ledger_mark_pages(mark->source->ledger, mark->region, first, end - first);
+	found_hole(look, first);
+	sluice_ledger_set_holes(look->ledger, look->region, first, end - first, false);
+	sluice_ledger_mark_pages(look->ledger, look->region, first, end - first);
+	look->at = end;
 }
 
-/* Tracking is on by now: a hole that the guest fills after this look is reported by the feed. */
-void source_mark_region(struct sluice_source *s, uint32_t region)
+void source_look(struct sluice_source *s, uint32_t region, uint64_t offset, uint64_t len_bytes)
 {
-	struct mark mark = {.source = s, .region = region};
+	struct look look = {
+		.ledger = s->ledger, .region = region, .at = offset >> SLUICE_PAGE_SHIFT};
 
-	s->env.for_each_data(s->env.ctx, region, mark_data, &mark);
+	s->env.for_each_data(s->env.ctx, region, offset, len_bytes, found_data, &look);
+	found_hole(&look, (offset + len_bytes) >> SLUICE_PAGE_SHIFT);
 }

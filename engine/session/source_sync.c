@@ -73,9 +73,12 @@ int sluice_source_discard(struct sluice_source *s, uint32_t region, uint64_t off
 			"the guest is stopped and its last pages are on their way: discard before "
 			"migrate-continue, or after the migration");
 	/* One that only comes is looked at when it is here; one that goes is nobody's any more. */
-	if (source_region_moves(s, region))
+	if (source_region_moves(s, region)) {
+		/* First the look: lanes would fill what the VMM has just given back. */
+		source_look(s, region, offset, len_bytes);
 		sluice_ledger_mark_pages(s->ledger, region, offset >> SLUICE_PAGE_SHIFT,
 			len_bytes >> SLUICE_PAGE_SHIFT);
+	}
 	source_wake_lanes(s);
 	return 0;
 }
@@ -94,7 +97,7 @@ static void activate(struct sluice_source *s)
 
 	for (uint32_t i = 0; i < s->conf.region_count; i++)
 		if (source_region_moves(s, i))
-			source_mark_region(s, i);
+			source_look(s, i, 0, s->conf.regions[i].len_bytes);
 	s->pages_first = __atomic_load_n(&s->ledger->pages_marked, __ATOMIC_RELAXED);
 	s->active_ns = now_ns;
 	start_interval(s, now_ns);

@@ -150,17 +150,18 @@ static bool may_hold_data(const struct engine *engine, uint32_t r, uint32_t page
 	return sluice_random_mix(run->seed ^ page) % 4 == 0;
 }
 
-static void env_for_each_data(void *ctx, uint32_t slot, sluice_data_fn *fn, void *fn_ctx)
+static void env_for_each_data(void *ctx, uint32_t slot, uint64_t offset, uint64_t len_bytes,
+	sluice_data_fn *fn, void *fn_ctx)
 {
 	struct engine *engine = ctx;
 	uint32_t region = engine->slot_region[slot];
-	uint32_t pages = engine->run->guest->regions[region].pages;
-	uint32_t page = 0;
+	uint32_t page = (uint32_t)(offset >> SLUICE_PAGE_SHIFT);
+	uint32_t end = page + (uint32_t)(len_bytes >> SLUICE_PAGE_SHIFT);
 
-	while (page < pages) {
+	while (page < end) {
 		uint32_t first = page;
 
-		while (page < pages && may_hold_data(engine, region, page))
+		while (page < end && may_hold_data(engine, region, page))
 			page++;
 		if (page > first)
 			fn(fn_ctx, (uint64_t)first << SLUICE_PAGE_SHIFT,

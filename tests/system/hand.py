@@ -55,6 +55,7 @@ class Engine:
         self.path = os.path.join(folder, "engine.sock")
         self.runtime = os.path.join(folder, "run")
         self.regions = {}  # name: what the VMM sees of it
+        self.files = {}  # name: a descriptor of its file
         arguments = ["ip", "netns", "exec", netns] if netns else []
         arguments += [lab_module.program("sluiced"), "--listen", self.path]
         lanes = lab_module.lane_settings(len(lab.processes) % 2)
@@ -69,6 +70,7 @@ class Engine:
         """@fill: what all its bytes are."""
         with memfd(size) as fd:
             ram = self.regions[name] = mmap.mmap(fd, size)
+            self.files[name] = os.dup(fd)
             if fill:
                 ram[:] = bytes([fill]) * size
             self.vmm.command("getfd", fd=fd, fdname="ram")

@@ -205,6 +205,27 @@ class Holes(LabTest):
         small = self.move("onfault", "80M")[0]
         self.assertLessEqual(self.move("full", "512M", pin="full")[0], 1.3 * small)
 
+    def test_holes_stay_holes(self):
+        """A target that has all of its memory: holes of the source are zeros there, and nobody has
+        filled them by looking at them; nor what the VMM discards while the migration runs."""
+        source = Engine(self.lab, "source")
+        target = Engine(self.lab, "target")
+        source.add_memory("ram", 16 * MIB)
+        target.add_memory("ram", 16 * MIB, fill=ord("y"))
+        ram, copy = source.regions["ram"], target.regions["ram"]
+        ram[HUGE:2 * HUGE] = b"x" * HUGE
+        ram[5 * HUGE] = ord("x")
+        self.assertEqual(allocated(source.files["ram"]), HUGE + PAGE)
+        source.vmm.command("migrate", uri=target.incoming())
+        answer_source(source, until="SWITCHOVER_READY")
+        ram.madvise(mmap.MADV_REMOVE, HUGE, 3 * PAGE)
+        ram[HUGE + PAGE] = ord("z")  # the guest was quicker than its VMM
+        source.vmm.command("memory-discard", id="ram", offset=HUGE, size=3 * PAGE)
+        source.vmm.command("migrate-continue", state="pre-switchover")
+        self.assertEqual(answer_source(source)["status"], "completed")
+        self.assertEqual(allocated(source.files["ram"]), HUGE - PAGE)
+        self.assertEqual(copy[:], ram[:])
+
     def refused(self, words, engine, **arguments):
         with self.assertRaises(QmpError) as caught:
             engine.vmm.command("memory-discard", **arguments)

@@ -20,11 +20,14 @@ struct data {
 	uint64_t first, bytes, stride, count;
 };
 
-static void for_each_data(void *ctx, uint32_t region, sluice_data_fn *fn, void *fn_ctx)
+static void for_each_data(void *ctx, uint32_t region, uint64_t offset, uint64_t len_bytes,
+	sluice_data_fn *fn, void *fn_ctx)
 {
 	const struct data *data = ctx;
 
 	(void)region;
+	(void)len_bytes;
+	CU_ASSERT_EQUAL(offset, 0);
 	for (uint64_t i = 0; i < data->count; i++)
 		fn(fn_ctx, data->first + i * data->stride, data->bytes);
 }

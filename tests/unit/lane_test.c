@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/clock.h"
 #include "base/zero.h"
@@ -36,7 +37,6 @@ static bool has_queued(const struct sluice_ledger *ledger)
 	return false;
 }
 
-/* One lane's far end does nothing: the others do all the work that it has not taken. */
 /* One bit anywhere, and a page is not zero; what lies around it does not matter. */
 static void test_one_bit_makes_a_page(void)
 {
@@ -55,6 +55,7 @@ static void test_one_bit_makes_a_page(void)
 	CU_ASSERT_EQUAL(missed, 0);
 }
 
+/* One lane's far end does nothing: the others do all the work that it has not taken. */
 static void test_idle_lanes_take_over(void)
 {
 	struct lane_pair_opts opts = {
@@ -102,6 +103,48 @@ static void test_no_lane_waits_while_chunks_are_queued(void)
 	}
 	CU_ASSERT_TRUE(looked > 0);
 	CU_ASSERT_TRUE(lane_pair_same(&pair));
+	lane_pair_close(&pair);
+}
+
+static uint64_t pages_there(uint8_t *memory, uint64_t first, uint64_t pages)
+{
+	unsigned char there[1024];
+	uint64_t sum = 0;
+
+	CU_ASSERT_TRUE_FATAL(pages <= sizeof(there));
+	CU_ASSERT_EQUAL_FATAL(
+		mincore(memory + first * SLUICE_PAGE_BYTES, pages * SLUICE_PAGE_BYTES, there), 0);
+	for (uint64_t i = 0; i < pages; i++)
+		sum += there[i] & 1;
+	return sum;
+}
+
+/* Holes are zeros at the target and stay holes at the source; but for a page that was written since. */
+static void test_holes_stay_holes(void)
+{
+	enum { FIRST = 300, PAGES = 700, WRITTEN = 512 };
+
+	struct lane_pair_opts opts = {
+		.lanes = 2, .memory_bytes = 8 * MIB, .budget_bytes = 16 * MIB};
+	struct sluice_ledger *ledger;
+	struct lane_pair pair;
+	uint8_t *memory;
+
+	lane_pair_open(&pair, &opts);
+	memory = pair.source.memory;
+	ledger = pair.source.work.ledger;
+	CU_ASSERT_EQUAL_FATAL(
+		madvise(memory + FIRST * SLUICE_PAGE_BYTES, PAGES * SLUICE_PAGE_BYTES, MADV_REMOVE),
+		0);
+	sluice_ledger_set_holes(ledger, 0, FIRST, PAGES, true);
+	mark_all(&pair);
+	CU_ASSERT_TRUE(lane_pair_drain(&pair));
+	CU_ASSERT_EQUAL(pages_there(memory, FIRST, PAGES), 0);
+	memory[WRITTEN * SLUICE_PAGE_BYTES + 7] = 1;
+	sluice_ledger_mark(ledger, 0, WRITTEN / 64, 1ull << (WRITTEN % 64));
+	CU_ASSERT_TRUE(lane_pair_drain(&pair));
+	CU_ASSERT_EQUAL(pages_there(memory, FIRST, PAGES), 1);
+	CU_ASSERT_TRUE(lane_pair_same(&pair)); /* reads, and so fills, the rest */
 	lane_pair_close(&pair);
 }
 
@@ -478,6 +521,7 @@ int main(void)
 		{"idle lanes take over", test_idle_lanes_take_over},
 		{"no lane waits while chunks are queued",
 			test_no_lane_waits_while_chunks_are_queued},
+		{"holes stay holes", test_holes_stay_holes},
 		{"what is queued again is told", test_what_is_queued_again_is_told},
 		{"a hundred lanes keep a small budget", test_a_hundred_lanes_keep_a_small_budget},
 		{"a window waits for its older half", test_a_window_waits_for_its_older_half},

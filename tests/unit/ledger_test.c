@@ -46,6 +46,37 @@ static void test_mark_pages_is_clipped(void)
 	sluice_ledger_destroy(ledger);
 }
 
+static bool is_hole(const struct sluice_ledger *ledger, uint32_t page)
+{
+	const uint64_t *holes = sluice_ledger_holes(ledger, page / SLUICE_CHUNK_PAGES);
+	uint32_t at = page % SLUICE_CHUNK_PAGES;
+
+	return holes != NULL && (holes[at / 64] >> (at % 64) & 1) != 0;
+}
+
+/* Only what is written fills a hole; that it is sent or looked for again does not. */
+static void test_written_pages_are_no_holes(void)
+{
+	struct sluice_ledger *ledger = make(PAGES);
+
+	CU_ASSERT_PTR_NULL(sluice_ledger_holes(ledger, 1));
+	sluice_ledger_set_holes(ledger, 0, 600, 500, true);
+	CU_ASSERT_EQUAL(sluice_ledger_pages_dirty(ledger), 0);
+	CU_ASSERT_PTR_NULL(sluice_ledger_holes(ledger, 0));
+	CU_ASSERT_TRUE(!is_hole(ledger, 599) && is_hole(ledger, 600));
+	CU_ASSERT_TRUE(is_hole(ledger, 1099) && !is_hole(ledger, 1100));
+	sluice_ledger_mark_pages(ledger, 0, 0, PAGES);
+	sluice_ledger_put_back(ledger, 1, 600 - SLUICE_CHUNK_PAGES, 10);
+	CU_ASSERT_TRUE(is_hole(ledger, 600));
+	sluice_ledger_mark(ledger, 0, 640 / 64, 1); /* dirty already */
+	CU_ASSERT_TRUE(!is_hole(ledger, 640) && is_hole(ledger, 641));
+	sluice_ledger_set_holes(ledger, 0, 650, 2, false);
+	CU_ASSERT_TRUE(!is_hole(ledger, 650) && !is_hole(ledger, 651) && is_hole(ledger, 652));
+	sluice_ledger_set_holes(ledger, 0, PAGES - 3, 1000, true);
+	CU_ASSERT_TRUE(is_hole(ledger, PAGES - 1) && !is_hole(ledger, PAGES));
+	sluice_ledger_destroy(ledger);
+}
+
 static void test_a_chunk_has_one_owner(void)
 {
 	struct sluice_ledger *ledger = make(PAGES);
@@ -545,6 +576,7 @@ int main(void)
 	static const struct unit_test tests[] = {
 		{"marking counts fresh bits", test_mark_counts_fresh_bits},
 		{"marking pages is clipped to the region", test_mark_pages_is_clipped},
+		{"written pages are no holes", test_written_pages_are_no_holes},
 		{"a chunk has one owner", test_a_chunk_has_one_owner},
 		{"coldest first", test_coldest_first},
 		{"nobody waits for good", test_nobody_waits_for_good},

@@ -121,10 +121,16 @@ static void test_holes(void)
 	CU_ASSERT_EQUAL(pwrite(fd, "x", 1, 40 * MIB + 5000), 1);
 	CU_ASSERT_EQUAL(pwrite(fd, "x", 1, 3), 1); /* before the region */
 	CU_ASSERT_EQUAL_FATAL(add(&memory, "r", fd, 32 * MIB, 16 * MIB, 0, NULL), 0);
-	sluice_region_for_each_data(memory.regions[0], collect, &ranges);
+	sluice_region_for_each_data(memory.regions[0], 0, 16 * MIB, collect, &ranges);
 	CU_ASSERT_EQUAL(ranges.count, 1);
 	CU_ASSERT_EQUAL(ranges.first, 8 * MIB + 4096);
 	CU_ASSERT_EQUAL(ranges.bytes, 4096);
+	sluice_region_for_each_data(memory.regions[0], 0, 8 * MIB + 4096, collect, &ranges);
+	CU_ASSERT_EQUAL(ranges.count, 1); /* not in this part of it */
+	ranges.count = 0;
+	sluice_region_for_each_data(memory.regions[0], 8 * MIB, 5 * MIB, collect, &ranges);
+	CU_ASSERT_EQUAL(ranges.count, 1);
+	CU_ASSERT_EQUAL(ranges.first, 8 * MIB + 4096);
 	sluice_memory_clear(&memory);
 	close(fd);
 }

@@ -89,12 +89,14 @@ static int env_decide(void *ctx, const char *session, enum sluice_decision decis
 	return 0;
 }
 
-static void env_for_each_data(void *ctx, uint32_t region, sluice_data_fn *fn, void *fn_ctx)
+static void env_for_each_data(void *ctx, uint32_t region, uint64_t offset, uint64_t len_bytes,
+	sluice_data_fn *fn, void *fn_ctx)
 {
-	struct pair_side *side = ctx;
+	const struct pair_side *side = ctx;
 
+	(void)region;
 	if (side->host == PAIR_SOURCE)
-		fn(fn_ctx, 0, side->region[region].len_bytes);
+		fn(fn_ctx, offset, len_bytes);
 }
 
 static void env_region_gone(void *ctx, uint32_t region)
