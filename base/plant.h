@@ -17,7 +17,7 @@ enum sluice_plant {
 	SLUICE_PLANT_FORGET_CREDITS = 1 << 5, /* credits lost with a peer link stay lost */
 	SLUICE_PLANT_REMOVE_WITHOUT_FLUSH = 1 << 6, /* a region given back while lanes own it */
 	SLUICE_PLANT_TRUST_A_DEAD_NIC = 1 << 7, /* what it had placed counts as landed */
-	SLUICE_PLANT_STILL_A_HOLE = 1 << 8, /* a hole that was written counts as zeros */
+	SLUICE_PLANT_LOOK_ONCE = 1 << 8, /* a hole is believed the first time it is seen */
 };
 
 #ifdef SLUICE_PLANTS

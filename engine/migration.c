@@ -83,6 +83,14 @@ static void env_for_each_data(void *ctx, uint32_t region, uint64_t offset, uint6
 	sluice_region_for_each_data(engine->slots[region], offset, len_bytes, fn, fn_ctx);
 }
 
+static int env_file_of(void *ctx, uint32_t region, uint64_t *ret_offset)
+{
+	struct sluice_engine *engine = ctx;
+
+	*ret_offset = engine->slots[region]->fd_offset;
+	return engine->slots[region]->fd;
+}
+
 static bool env_memory_lost(void *ctx)
 {
 	struct sluice_engine *engine = ctx;
@@ -173,6 +181,7 @@ static const struct sluice_session_env engine_env = {
 	.vmm_event = env_vmm_event,
 	.decide = env_decide,
 	.for_each_data = env_for_each_data,
+	.file_of = env_file_of,
 	.region_gone = sluice_engine_region_gone,
 	.memory_lost = env_memory_lost,
 	.plan_lanes = env_plan_lanes,

@@ -8,7 +8,6 @@
  */
 #include "base/assert.h"
 #include "base/plant.h"
-#include "base/zero.h"
 #include "engine/lane/lane_internal.h"
 
 /* Prefetched so many pages ahead: a page's first line is a cache miss, and one page takes less
@@ -145,30 +144,19 @@ static void finish_chunk(struct sluice_lane *lane)
 	lane->current = SLUICE_NO_CHUNK;
 }
 
-static bool is_hole(const struct sluice_lane *lane, uint32_t page)
-{
-	uint64_t word;
-
-	if (lane->holes == NULL)
-		return false;
-	word = __atomic_load_n(&lane->holes[page / SLUICE_WORD_PAGES], __ATOMIC_RELAXED);
-	return (word >> (page % SLUICE_WORD_PAGES)) & 1;
-}
-
 /* How many zero pages follow each other from @first on, at most @pages_max of those still to do, of
    which the same is known about the target. */
 static uint32_t zero_run(
-	const struct sluice_lane *lane, const uint64_t *nonzero, uint32_t first, uint32_t pages_max)
+	struct sluice_lane *lane, const uint64_t *nonzero, uint32_t first, uint32_t pages_max)
 {
+	struct sluice_ledger *ledger = lane->conf.work->ledger;
 	bool maybe = bit(nonzero, first);
 	uint32_t page = first;
 
 	while (page < SLUICE_CHUNK_PAGES && page - first < pages_max && bit(lane->todo, page) &&
 		bit(nonzero, page) == maybe) {
-		const uint8_t *content = page_address(lane, lane->current, page);
-
-		__builtin_prefetch(content + (AHEAD_PAGES << SLUICE_PAGE_SHIFT));
-		if (!is_hole(lane, page) && !sluice_page_is_zero(content))
+		__builtin_prefetch(page_address(lane, lane->current, page + AHEAD_PAGES));
+		if (!sluice_ledger_page_is_zero(ledger, lane->current, page, lane->copy))
 			break;
 		page++;
 	}
@@ -262,7 +250,6 @@ static bool next_chunk(struct sluice_lane *lane)
 		!sluice_ledger_pop(ledger, lane->conf.lane, lane->conf.home, &lane->current))
 		return false;
 	sluice_ledger_take(ledger, lane->current, lane->todo);
-	lane->holes = sluice_ledger_holes(ledger, lane->current);
 	SLUICE_COUNT_ADD(lane->counters.chunks, 1);
 	home = sluice_ledger_home_of(ledger, lane->current);
 	if (home != SLUICE_HOME_ANY && home != lane->conf.home)

@@ -42,7 +42,8 @@ struct sluice_lane {
 	uint32_t current; /* chunk being cut, or SLUICE_NO_CHUNK */
 	uint64_t todo[SLUICE_CHUNK_WORDS]; /* its taken pages not yet looked at */
 	uint64_t zeros[SLUICE_CHUNK_WORDS]; /* its pages to ZERO after the WRITEs */
-	const uint64_t *holes; /* its pages that are zeros and not to be read; NULL: none */
+	_Alignas(SLUICE_CACHE_LINE)
+		uint8_t copy[SLUICE_PAGE_BYTES]; /* of a page that may be a hole */
 	bool segment_open; /* a segment is being written; its announcement is still to be built */
 	uint32_t segment_slot, segment_done; /* slot, and bytes of it built so far */
 

@@ -5,9 +5,11 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/assert.h"
 #include "base/plant.h"
+#include "base/zero.h"
 
 /* So many chunks does one pop take to their home on its way. Bounded: a step stays short. */
 #define MOVES_MAX 16
@@ -32,12 +34,13 @@ static int region_init(struct sluice_ledger_region *region, const struct sluice_
 	bytes = region->chunks * SLUICE_CHUNK_WORDS * sizeof(uint64_t);
 	region->dirty = aligned_alloc(SLUICE_CACHE_LINE, bytes);
 	region->maybe_nonzero = aligned_alloc(SLUICE_CACHE_LINE, bytes);
-	region->holes = aligned_alloc(SLUICE_CACHE_LINE, bytes);
-	if (region->dirty == NULL || region->maybe_nonzero == NULL || region->holes == NULL)
+	region->maybe_hole = aligned_alloc(SLUICE_CACHE_LINE, bytes);
+	region->fd = -1;
+	if (region->dirty == NULL || region->maybe_nonzero == NULL || region->maybe_hole == NULL)
 		return -ENOMEM;
 	memset(region->dirty, 0, bytes);
 	memset(region->maybe_nonzero, 0xff, bytes);
-	memset(region->holes, 0, bytes);
+	memset(region->maybe_hole, 0, bytes);
 	return 0;
 }
 
@@ -45,7 +48,7 @@ static void region_fini(struct sluice_ledger_region *region)
 {
 	free(region->dirty);
 	free(region->maybe_nonzero);
-	free(region->holes);
+	free(region->maybe_hole);
 	*region = (struct sluice_ledger_region){.chunks = 0};
 }
 
@@ -240,105 +243,109 @@ static uint32_t set_dirty(struct sluice_ledger *ledger, uint64_t *word, uint64_t
 	return fresh;
 }
 
-static struct sluice_ledger_chunk *chunk_of_word(const struct sluice_ledger *ledger,
-	const struct sluice_ledger_region *region, uint64_t word)
-{
-	SLUICE_ASSERT(word < region->chunks * SLUICE_CHUNK_WORDS);
-	return &ledger->chunks[region->first_chunk + (uint32_t)(word / SLUICE_CHUNK_WORDS)];
-}
-
-static void set_holes(struct sluice_ledger *ledger, struct sluice_ledger_region *region,
-	uint64_t word, uint64_t bits)
-{
-	struct sluice_ledger_chunk *chunk = chunk_of_word(ledger, region, word);
-
-	__atomic_fetch_or(&region->holes[word], bits, __ATOMIC_RELAXED);
-	__atomic_store_n(&chunk->has_holes, true, __ATOMIC_RELAXED);
-}
-
-/* Before the dirty bits are set, which releases it: who takes those sees no hole any more. */
-static void clear_holes(struct sluice_ledger *ledger, struct sluice_ledger_region *region,
-	uint64_t word, uint64_t bits)
-{
-	struct sluice_ledger_chunk *chunk = chunk_of_word(ledger, region, word);
-
-	if (__atomic_load_n(&chunk->has_holes, __ATOMIC_RELAXED))
-		__atomic_fetch_and(&region->holes[word], ~bits, __ATOMIC_RELAXED);
-}
-
-static uint32_t queue_pages(struct sluice_ledger *ledger, struct sluice_ledger_region *region,
-	uint64_t word, uint64_t bits)
-{
-	uint32_t fresh;
-
-	if (region->closed)
-		return 0;
-	fresh = set_dirty(ledger, &region->dirty[word], bits);
-	__atomic_fetch_add(&ledger->pages_marked, fresh, __ATOMIC_RELAXED);
-	offer(ledger, (uint32_t)(chunk_of_word(ledger, region, word) - ledger->chunks));
-	return fresh;
-}
-
 uint32_t sluice_ledger_mark(
 	struct sluice_ledger *ledger, uint32_t region, uint64_t word, uint64_t bits)
 {
 	struct sluice_ledger_region *r = &ledger->regions[region];
+	uint32_t fresh;
 
-	if (bits == 0)
+	SLUICE_ASSERT(word < r->chunks * SLUICE_CHUNK_WORDS);
+	if (bits == 0 || r->closed)
 		return 0;
-	if (!SLUICE_PLANTED(STILL_A_HOLE))
-		clear_holes(ledger, r, word, bits);
-	return queue_pages(ledger, r, word, bits);
+	fresh = set_dirty(ledger, &r->dirty[word], bits);
+	__atomic_fetch_add(&ledger->pages_marked, fresh, __ATOMIC_RELAXED);
+	offer(ledger, r->first_chunk + (uint32_t)(word / SLUICE_CHUNK_WORDS));
+	return fresh;
 }
 
-/* The next of the pages [*first, end) that share a word, as its bits; *first moves behind them. */
-static uint64_t next_word_bits(uint64_t *first, uint64_t end)
+/* Pages of a region, a word of its bitmaps at a time. */
+struct words {
+	uint64_t next, end; /* pages */
+	uint64_t word, bits; /* the one that words_next() found */
+};
+
+static struct words words_of(
+	const struct sluice_ledger *ledger, uint32_t region, uint64_t first, uint64_t count)
 {
-	uint64_t in_word = *first % SLUICE_WORD_PAGES;
+	uint64_t pages = ledger->regions[region].pages;
+
+	if (first >= pages)
+		return (struct words){.end = 0};
+	return (struct words){
+		.next = first, .end = first + (count < pages - first ? count : pages - first)};
+}
+
+static bool words_next(struct words *words)
+{
+	uint64_t in_word = words->next % SLUICE_WORD_PAGES;
 	uint64_t n = SLUICE_WORD_PAGES - in_word;
 
-	if (n > end - *first)
-		n = end - *first;
-	*first += n;
-	return (n == SLUICE_WORD_PAGES ? UINT64_MAX : (1ull << n) - 1) << in_word;
-}
-
-/* The end of [first, first + count) within a region; not behind @first: nothing of it is. */
-static uint64_t clipped(const struct sluice_ledger_region *region, uint64_t first, uint64_t count)
-{
-	if (first >= region->pages)
-		return first;
-	return first + (count < region->pages - first ? count : region->pages - first);
+	if (words->next >= words->end)
+		return false;
+	if (n > words->end - words->next)
+		n = words->end - words->next;
+	words->word = words->next / SLUICE_WORD_PAGES;
+	words->bits = (n == SLUICE_WORD_PAGES ? UINT64_MAX : (1ull << n) - 1) << in_word;
+	words->next += n;
+	return true;
 }
 
 void sluice_ledger_mark_pages(
 	struct sluice_ledger *ledger, uint32_t region, uint64_t first, uint64_t count)
 {
-	struct sluice_ledger_region *r = &ledger->regions[region];
-	uint64_t end = clipped(r, first, count);
+	struct words words = words_of(ledger, region, first, count);
 
-	while (first < end) {
-		uint64_t word = first / SLUICE_WORD_PAGES;
-
-		queue_pages(ledger, r, word, next_word_bits(&first, end));
-	}
+	while (words_next(&words))
+		sluice_ledger_mark(ledger, region, words.word, words.bits);
 }
 
-void sluice_ledger_set_holes(struct sluice_ledger *ledger, uint32_t region, uint64_t first,
-	uint64_t count, bool are_holes)
+void sluice_ledger_set_file(
+	struct sluice_ledger *ledger, uint32_t region, int fd, uint64_t fd_offset)
 {
-	struct sluice_ledger_region *r = &ledger->regions[region];
-	uint64_t end = clipped(r, first, count);
+	ledger->regions[region].fd = fd;
+	ledger->regions[region].fd_offset = fd_offset;
+}
 
-	while (first < end) {
-		uint64_t word = first / SLUICE_WORD_PAGES;
-		uint64_t bits = next_word_bits(&first, end);
+void sluice_ledger_set_holes(
+	struct sluice_ledger *ledger, uint32_t region, uint64_t first, uint64_t count)
+{
+	struct words words = words_of(ledger, region, first, count);
 
-		if (are_holes)
-			set_holes(ledger, r, word, bits);
-		else
-			clear_holes(ledger, r, word, bits);
+	while (words_next(&words))
+		__atomic_fetch_or(&ledger->regions[region].maybe_hole[words.word], words.bits,
+			__ATOMIC_RELEASE); /* and the file */
+}
+
+void sluice_ledger_mark_holes(
+	struct sluice_ledger *ledger, uint32_t region, uint64_t first, uint64_t count)
+{
+	struct words words = words_of(ledger, region, first, count);
+
+	while (words_next(&words))
+		sluice_ledger_mark(ledger, region, words.word,
+			words.bits &
+				__atomic_load_n(&ledger->regions[region].maybe_hole[words.word],
+					__ATOMIC_RELAXED));
+}
+
+bool sluice_ledger_page_is_zero(
+	struct sluice_ledger *ledger, uint32_t chunk, uint32_t page, uint8_t *copy)
+{
+	const struct sluice_ledger_region *region = sluice_ledger_region_of(ledger, chunk);
+	uint64_t *holes = sluice_ledger_words(ledger, chunk, region->maybe_hole);
+	uint64_t *word = &holes[page / SLUICE_WORD_PAGES];
+	uint64_t bit = 1ull << (page % SLUICE_WORD_PAGES);
+	uint64_t offset =
+		sluice_ledger_offset_of(ledger, chunk) + ((uint64_t)page << SLUICE_PAGE_SHIFT);
+
+	if ((__atomic_load_n(word, __ATOMIC_ACQUIRE) & bit) != 0) {
+		if (pread(region->fd, copy, SLUICE_PAGE_BYTES,
+			    (off_t)(region->fd_offset + offset)) == SLUICE_PAGE_BYTES &&
+			sluice_page_is_zero(copy))
+			return true;
+		__atomic_fetch_and(word, ~bit, __ATOMIC_RELAXED);
 	}
+	return sluice_page_is_zero(region->base + offset);
 }
 
 /*

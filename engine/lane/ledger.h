@@ -66,15 +66,16 @@ struct sluice_ledger_region {
 	uint32_t chunks; /* the last one may be short */
 	uint64_t *dirty; /* one bit per page, chunk aligned; atomic access */
 	uint64_t *maybe_nonzero; /* clear only where the target is known to hold zeros */
-	uint64_t *holes; /* set: as good as zeros, not to be read; see set_holes() */
+	uint64_t *maybe_hole; /* atomic; set where the file may have no page: see set_holes() */
+	int fd; /* that the memory is of, borrowed; -1: not known */
+	uint64_t fd_offset; /* of its first byte */
 	bool closed; /* it goes: what is marked here is nobody's */
 };
 
 struct sluice_ledger_chunk {
 	uint32_t state;
 	uint32_t region;
-	uint8_t heat; /* 0: cold. Written by the owner, read by whoever queues the chunk */
-	bool has_holes; /* atomic; false: none of its bits in `holes` is set */
+	uint16_t heat; /* 0: cold. Written by the owner, read by whoever queues the chunk */
 	uint16_t home; /* atomic; where it is queued next */
 };
 
@@ -132,22 +133,32 @@ int sluice_ledger_set_homes(struct sluice_ledger *ledger, uint32_t homes, const 
 /* Any thread: where a chunk's memory is. One that is queued moves when a lane comes across it. */
 void sluice_ledger_set_home(struct sluice_ledger *ledger, uint32_t chunk, uint32_t home);
 
-/* What was written: set dirty bits in one word of a region, whose pages are no holes any more, and
-   offer its chunk. Returns how many were clear. */
+/* Set dirty bits in one word of a region and offer its chunk. Returns how many were clear. */
 uint32_t sluice_ledger_mark(
 	struct sluice_ledger *ledger, uint32_t region, uint64_t word, uint64_t bits);
-/* To be sent, written or not: whole pages [first, first + count) of a region; clipped to the region. */
+/* Mark whole pages [first, first + count) of a region; clipped to the region. */
 void sluice_ledger_mark_pages(
 	struct sluice_ledger *ledger, uint32_t region, uint64_t first, uint64_t count);
 
+/* Control, before set_holes(): the region's memory is @fd's from @fd_offset on. Borrowed. */
+void sluice_ledger_set_file(
+	struct sluice_ledger *ledger, uint32_t region, int fd, uint64_t fd_offset);
 /*
- * What a look at the region's file found of whole pages, clipped to the region: holes, or data. A lane
- * takes a hole for zeros without reading it, as reading would fill it. That is right as long as what
- * is written behind the look is marked behind it: so only by the thread that marks, and only while
- * tracking is on, or before a look behind that.
+ * Any thread: whole pages [first, first + count) of a region, clipped to it, may be holes of its file.
+ * That is a hint, right or wrong: reading such a page through the mapping would fill it, so it is
+ * read through the file.
  */
-void sluice_ledger_set_holes(struct sluice_ledger *ledger, uint32_t region, uint64_t first,
-	uint64_t count, bool are_holes);
+void sluice_ledger_set_holes(
+	struct sluice_ledger *ledger, uint32_t region, uint64_t first, uint64_t count);
+/* Any thread: mark those of these pages that may be holes. Clipped. */
+void sluice_ledger_mark_holes(
+	struct sluice_ledger *ledger, uint32_t region, uint64_t first, uint64_t count);
+/*
+ * Owner: whether a page is zero. One that may be a hole is read through its file, which does not fill
+ * it, into @copy (SLUICE_PAGE_BYTES); when it holds something, or cannot be read, it is none.
+ */
+bool sluice_ledger_page_is_zero(
+	struct sluice_ledger *ledger, uint32_t chunk, uint32_t page, uint8_t *copy);
 
 /* The coldest queued chunk, of those the one nearest to @home; now owned by @lane. */
 bool sluice_ledger_pop(
@@ -190,15 +201,6 @@ static inline uint64_t *sluice_ledger_words(
 	uint32_t first = sluice_ledger_region_of(ledger, chunk)->first_chunk;
 
 	return region_bitmap + (uint64_t)(chunk - first) * SLUICE_CHUNK_WORDS;
-}
-
-/* Owner, behind take(): the holes of a chunk, to be read atomically; NULL: it has none. */
-static inline const uint64_t *sluice_ledger_holes(
-	const struct sluice_ledger *ledger, uint32_t chunk)
-{
-	if (!__atomic_load_n(&ledger->chunks[chunk].has_holes, __ATOMIC_RELAXED))
-		return NULL;
-	return sluice_ledger_words(ledger, chunk, sluice_ledger_region_of(ledger, chunk)->holes);
 }
 
 static inline uint64_t sluice_ledger_pages_dirty(const struct sluice_ledger *ledger)

@@ -83,10 +83,13 @@ struct sluice_session_env {
 	/* The durable decision about this session; see record.h. */
 	int (*decide)(void *ctx, const char *session, enum sluice_decision decision,
 		enum sluice_decision *ret_decision, struct sluice_error *err);
-	/* What may hold data of @len_bytes from @offset on of a region, in whole pages, ascending;
+	/* Ranges that may hold data of @len_bytes from @offset on of a region, ascending, whole pages;
 	   everything else of it reads as zeros. */
 	void (*for_each_data)(void *ctx, uint32_t region, uint64_t offset, uint64_t len_bytes,
 		sluice_data_fn *fn, void *fn_ctx);
+	/* Source: the file that a region is a part of, and where that begins; borrowed until
+	   region_gone(). NULL: not known. */
+	int (*file_of)(void *ctx, uint32_t region, uint64_t *ret_offset);
 	/* Source: nothing of the session refers to this region any more, nor will: what
 	   sluice_source_region_remove() began is done. */
 	void (*region_gone)(void *ctx, uint32_t region);

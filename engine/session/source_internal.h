@@ -2,10 +2,10 @@
 /*
  * source_internal.h: what the files of a source share: source.c (states, time), source_link.c (the
  * peer link), source_pause.c (paused, resumed, given up), source_setup.c (from hello to the first
- * page), source_rails.c (which transport, which pairs of rails, which lane over which),
- * source_lanes.c (lanes lost, fenced, opened again), source_regions.c (regions added and removed),
- * source_sync.c (dirty syncs, the policy), source_switchover.c (from the stopped guest to the
- * decision), source_report.c (what it tells).
+ * page), source_look.c (which pages are there at all), source_rails.c (which transport, which pairs
+ * of rails, which lane over which), source_lanes.c (lanes lost, fenced, opened again),
+ * source_regions.c (regions added and removed), source_sync.c (dirty syncs, the policy),
+ * source_switchover.c (from the stopped guest to the decision), source_report.c (what it tells).
  */
 #ifndef SLUICE_ENGINE_SOURCE_INTERNAL_H
 #define SLUICE_ENGINE_SOURCE_INTERNAL_H
@@ -71,6 +71,8 @@ struct source_region {
 	uint64_t sync_from; /* the first dirty sync that does; 0: it has no feed yet */
 	uint64_t since_ns; /* when it was added; since the last resume */
 	json_t *answer; /* region-added; NULL: not yet */
+	uint64_t looked_sync; /* the dirty sync last asked before its first look */
+	uint64_t looked_bytes; /* that the second look has seen */
 };
 
 #define SLUICE_DEVICE_NAME_BYTES 64
@@ -261,14 +263,16 @@ uint64_t source_next_sync_ns(const struct sluice_source *s); /* when it is due, 
 /* source_setup.c */
 void source_say_hello(struct sluice_source *s);
 void source_on_welcome(struct sluice_source *s, const json_t *message);
-/*
- * Look at what of @len_bytes of a region's file from @offset on is there: data is marked, holes are
- * noted. Tracking is on by now, so a hole that the guest fills after the look is reported by the feed;
- * or another look follows when it is on.
- */
-void source_look(struct sluice_source *s, uint32_t region, uint64_t offset, uint64_t len_bytes);
 /* What the target tells of a region, in the welcome or later: its key; its holes and page size. */
 int source_read_region(struct sluice_source *s, uint32_t region, const json_t *entry);
+
+/* source_look.c */
+/* While tracking is on: the first look at a region's file. Data is marked, holes are noted. */
+void source_look(struct sluice_source *s, uint32_t region);
+/* One more slice of the second look, when it is time for it. */
+void source_look_again(struct sluice_source *s);
+/* Of every region that moves each hole was seen twice. */
+bool source_has_looked_twice(const struct sluice_source *s);
 
 /* source_regions.c */
 void source_regions_begin(struct sluice_source *s);

@@ -172,7 +172,7 @@ static void let_move(struct sluice_source *s, uint32_t region)
 		return;
 	}
 	state->standing = REGION_MOVING;
-	source_look(s, region, 0, r->len_bytes);
+	source_look(s, region);
 	source_wake_lanes(s);
 	sync_soon(s);
 }
@@ -310,6 +310,7 @@ void source_step_regions(struct sluice_source *s, uint64_t now_ns)
 		else if (s->region_states[i].standing == REGION_WAITING)
 			step_waiting(s, i, now_ns);
 	}
+	source_look_again(s);
 }
 
 uint64_t source_regions_deadline_ns(const struct sluice_source *s)

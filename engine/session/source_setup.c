@@ -125,37 +125,3 @@ uint64_t sluice_source_peer_page_bytes(const struct sluice_source *s, uint32_t r
 	SLUICE_ASSERT(region < s->conf.region_count);
 	return s->peer_page_bytes[region];
 }
-
-/* A look at what of a region is there. */
-struct look {
-	struct sluice_ledger *ledger;
-	uint32_t region;
-	uint64_t at; /* page: up to here it was looked at */
-};
-
-static void found_hole(const struct look *look, uint64_t end)
-{
-	if (end > look->at)
-		sluice_ledger_set_holes(look->ledger, look->region, look->at, end - look->at, true);
-}
-
-static void found_data(void *ctx, uint64_t offset, uint64_t len_bytes)
-{
-	struct look *look = ctx;
-	uint64_t first = offset >> SLUICE_PAGE_SHIFT;
-	uint64_t end = sluice_div_up(offset + len_bytes, SLUICE_PAGE_BYTES);
-
-	found_hole(look, first);
-	sluice_ledger_set_holes(look->ledger, look->region, first, end - first, false);
-	sluice_ledger_mark_pages(look->ledger, look->region, first, end - first);
-	look->at = end;
-}
-
-void source_look(struct sluice_source *s, uint32_t region, uint64_t offset, uint64_t len_bytes)
-{
-	struct look look = {
-		.ledger = s->ledger, .region = region, .at = offset >> SLUICE_PAGE_SHIFT};
-
-	s->env.for_each_data(s->env.ctx, region, offset, len_bytes, found_data, &look);
-	found_hole(&look, (offset + len_bytes) >> SLUICE_PAGE_SHIFT);
-}

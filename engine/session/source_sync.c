@@ -74,8 +74,9 @@ int sluice_source_discard(struct sluice_source *s, uint32_t region, uint64_t off
 			"migrate-continue, or after the migration");
 	/* One that only comes is looked at when it is here; one that goes is nobody's any more. */
 	if (source_region_moves(s, region)) {
-		/* First the look: lanes would fill what the VMM has just given back. */
-		source_look(s, region, offset, len_bytes);
+		/* Holes, most likely: lanes are not to fill what the VMM has just given back. */
+		sluice_ledger_set_holes(s->ledger, region, offset >> SLUICE_PAGE_SHIFT,
+			len_bytes >> SLUICE_PAGE_SHIFT);
 		sluice_ledger_mark_pages(s->ledger, region, offset >> SLUICE_PAGE_SHIFT,
 			len_bytes >> SLUICE_PAGE_SHIFT);
 	}
@@ -97,7 +98,7 @@ static void activate(struct sluice_source *s)
 
 	for (uint32_t i = 0; i < s->conf.region_count; i++)
 		if (source_region_moves(s, i))
-			source_look(s, i, 0, s->conf.regions[i].len_bytes);
+			source_look(s, i);
 	s->pages_first = __atomic_load_n(&s->ledger->pages_marked, __ATOMIC_RELAXED);
 	s->active_ns = now_ns;
 	start_interval(s, now_ns);
@@ -160,7 +161,9 @@ static void decide(struct sluice_source *s, uint64_t pages_dirtied)
 	s->predicted_downtime_ns = decision.predicted_downtime_ns;
 	start_interval(s, now_ns);
 	s->next_sync_ns = now_ns + decision.next_sync_ns;
-	if (decision.switch_over && !source_regions_settled(s)) {
+	if (decision.switch_over && !source_has_looked_twice(s)) {
+		s->next_sync_ns = now_ns + SYNC_GAP_NS;
+	} else if (decision.switch_over && !source_regions_settled(s)) {
 		/* Nothing else is in the way: slower, the guest would not bring it any sooner. */
 		source_tell_throttle(s, 0);
 		s->next_sync_ns = now_ns + HELD_SYNC_NS;
@@ -204,6 +207,7 @@ int sluice_source_dirty_sync_done(
 		return 0;
 	pages = harvest(s);
 	source_regions_synced(s, id);
+	source_look_again(s);
 	switch (s->state) {
 	case SOURCE_SETUP:
 		source_activate_when_ready(s);

@@ -138,6 +138,7 @@ struct engine {
 	uint32_t loaded[256], loaded_count; /* slots whose credit was not given back yet */
 	struct sluice_session_region regions[ENGINES_SLOTS_MAX];
 	uint32_t slot_region[ENGINES_SLOTS_MAX], slot_count; /* which of the guest's it is */
+	uint32_t looks[ENGINES_SLOTS_MAX]; /* at the slot's file */
 	bool woken;
 	uint64_t clock_ns; /* what its clock said last */
 	enum sluice_decision records[2]; /* by enum sluice_record_side; outlive the process */

@@ -7,6 +7,7 @@
 #include <netinet/in.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/params.h"
@@ -38,11 +39,15 @@ static void settings(struct tcp_conf *conf, const char *text)
 		CU_ASSERT_EQUAL_FATAL(sluice_params_assign(sluice_tcp_params, conf, word, &err), 0);
 }
 
-static uint8_t *memory_map(uint64_t bytes)
+static uint8_t *memory_map(uint64_t bytes, int *ret_fd)
 {
-	void *got = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	int fd = memfd_create("lane-pair", 0);
+	void *got;
 
+	CU_ASSERT_EQUAL_FATAL(ftruncate(fd, (off_t)bytes), 0);
+	got = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	CU_ASSERT_PTR_NOT_EQUAL_FATAL(got, MAP_FAILED);
+	*ret_fd = fd;
 	return got;
 }
 
@@ -54,7 +59,7 @@ static void end_open(struct lane_pair_end *end, const struct lane_pair_opts *opt
 	struct sluice_crew_opts crew = {.workers = 0};
 	struct sluice_error err = {0};
 
-	end->memory = memory_map(opts->memory_bytes);
+	end->memory = memory_map(opts->memory_bytes, &end->memory_fd);
 	span.addr = end->memory;
 	CU_ASSERT_EQUAL_FATAL(tcp->rail_open(conf, "", &end->rail, &err), 0);
 	CU_ASSERT_EQUAL_FATAL(
@@ -266,6 +271,7 @@ void lane_pair_open(struct lane_pair *pair, const struct lane_pair_opts *opts)
 	memset(pair->target.memory, 0xa5, opts->memory_bytes);
 	span.base = pair->source.memory;
 	CU_ASSERT_EQUAL_FATAL(sluice_ledger_create(&span, 1, &pair->source.work.ledger), 0);
+	sluice_ledger_set_file(pair->source.work.ledger, 0, pair->source.memory_fd, 0);
 	key_bytes = tcp->mem_export(pair->target.mem, key, sizeof(key));
 	CU_ASSERT_TRUE_FATAL(key_bytes > 0);
 	CU_ASSERT_EQUAL_FATAL(
@@ -296,6 +302,8 @@ void lane_pair_close(struct lane_pair *pair)
 	sluice_ledger_destroy(pair->source.work.ledger);
 	munmap(pair->source.memory, bytes);
 	munmap(pair->target.memory, bytes);
+	close(pair->source.memory_fd);
+	close(pair->target.memory_fd);
 }
 
 bool lane_pair_drain(struct lane_pair *pair)

@@ -26,6 +26,7 @@ struct lane_pair_end {
 	struct sluice_rail *rail;
 	struct sluice_crew *crew;
 	uint8_t *memory;
+	int memory_fd;
 	struct sluice_mem *mem;
 	struct sluice_lane_region region;
 	struct sluice_rail_pair way;

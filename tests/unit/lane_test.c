@@ -119,7 +119,8 @@ static uint64_t pages_there(uint8_t *memory, uint64_t first, uint64_t pages)
 	return sum;
 }
 
-/* Holes are zeros at the target and stay holes at the source; but for a page that was written since. */
+/* Holes are zeros at the target and stay holes at the source. One that was written is sent: that it was
+   noted as a hole does no harm. */
 static void test_holes_stay_holes(void)
 {
 	enum { FIRST = 300, PAGES = 700, WRITTEN = 512 };
@@ -136,7 +137,7 @@ static void test_holes_stay_holes(void)
 	CU_ASSERT_EQUAL_FATAL(
 		madvise(memory + FIRST * SLUICE_PAGE_BYTES, PAGES * SLUICE_PAGE_BYTES, MADV_REMOVE),
 		0);
-	sluice_ledger_set_holes(ledger, 0, FIRST, PAGES, true);
+	sluice_ledger_set_holes(ledger, 0, FIRST, PAGES);
 	mark_all(&pair);
 	CU_ASSERT_TRUE(lane_pair_drain(&pair));
 	CU_ASSERT_EQUAL(pages_there(memory, FIRST, PAGES), 0);

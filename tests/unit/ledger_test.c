@@ -2,6 +2,8 @@
 /* ledger_test.c: the ledger's states, one by one and from many threads. */
 #include <errno.h>
 #include <pthread.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/random.h"
@@ -46,35 +48,45 @@ static void test_mark_pages_is_clipped(void)
 	sluice_ledger_destroy(ledger);
 }
 
-static bool is_hole(const struct sluice_ledger *ledger, uint32_t page)
-{
-	const uint64_t *holes = sluice_ledger_holes(ledger, page / SLUICE_CHUNK_PAGES);
-	uint32_t at = page % SLUICE_CHUNK_PAGES;
-
-	return holes != NULL && (holes[at / 64] >> (at % 64) & 1) != 0;
-}
-
-/* Only what is written fills a hole; that it is sent or looked for again does not. */
-static void test_written_pages_are_no_holes(void)
+/* A page that may be a hole is looked at through its file; one that holds something is marked and sent
+   like any other, and a hint that is wrong does no harm. */
+static void test_holes_are_hints(void)
 {
 	struct sluice_ledger *ledger = make(PAGES);
+	_Alignas(SLUICE_CACHE_LINE) uint8_t copy[SLUICE_PAGE_BYTES];
+	uint64_t bytes = (uint64_t)PAGES << SLUICE_PAGE_SHIFT, bits[SLUICE_CHUNK_WORDS];
+	int fd = memfd_create("ledger-test", 0);
+	struct stat file;
+	uint8_t *base;
+	uint32_t chunk;
 
-	CU_ASSERT_PTR_NULL(sluice_ledger_holes(ledger, 1));
-	sluice_ledger_set_holes(ledger, 0, 600, 500, true);
+	CU_ASSERT_EQUAL_FATAL(ftruncate(fd, (off_t)(SLUICE_PAGE_BYTES + bytes)), 0);
+	base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, SLUICE_PAGE_BYTES);
+	CU_ASSERT_PTR_NOT_EQUAL_FATAL(base, MAP_FAILED);
+	ledger->regions[0].base = base;
+	sluice_ledger_set_file(ledger, 0, fd, SLUICE_PAGE_BYTES);
+	sluice_ledger_set_holes(ledger, 0, 600, UINT64_MAX);
 	CU_ASSERT_EQUAL(sluice_ledger_pages_dirty(ledger), 0);
-	CU_ASSERT_PTR_NULL(sluice_ledger_holes(ledger, 0));
-	CU_ASSERT_TRUE(!is_hole(ledger, 599) && is_hole(ledger, 600));
-	CU_ASSERT_TRUE(is_hole(ledger, 1099) && !is_hole(ledger, 1100));
-	sluice_ledger_mark_pages(ledger, 0, 0, PAGES);
-	sluice_ledger_put_back(ledger, 1, 600 - SLUICE_CHUNK_PAGES, 10);
-	CU_ASSERT_TRUE(is_hole(ledger, 600));
-	sluice_ledger_mark(ledger, 0, 640 / 64, 1); /* dirty already */
-	CU_ASSERT_TRUE(!is_hole(ledger, 640) && is_hole(ledger, 641));
-	sluice_ledger_set_holes(ledger, 0, 650, 2, false);
-	CU_ASSERT_TRUE(!is_hole(ledger, 650) && !is_hole(ledger, 651) && is_hole(ledger, 652));
-	sluice_ledger_set_holes(ledger, 0, PAGES - 3, 1000, true);
-	CU_ASSERT_TRUE(is_hole(ledger, PAGES - 1) && !is_hole(ledger, PAGES));
+	base[700 << SLUICE_PAGE_SHIFT] = 1;
+	CU_ASSERT_TRUE(sluice_ledger_page_is_zero(ledger, 1, 600 - SLUICE_CHUNK_PAGES, copy));
+	CU_ASSERT_TRUE(sluice_ledger_page_is_zero(ledger, 2, PAGES - 1 - 1024, copy));
+	CU_ASSERT_FALSE(sluice_ledger_page_is_zero(ledger, 1, 700 - SLUICE_CHUNK_PAGES, copy));
+	CU_ASSERT_EQUAL(fstat(fd, &file), 0);
+	CU_ASSERT_EQUAL(file.st_blocks, SLUICE_PAGE_BYTES / 512);
+	CU_ASSERT_TRUE(sluice_ledger_page_is_zero(ledger, 1, 599 - SLUICE_CHUNK_PAGES, copy));
+	CU_ASSERT_EQUAL(fstat(fd, &file), 0);
+	CU_ASSERT_EQUAL(
+		file.st_blocks, 2 * SLUICE_PAGE_BYTES / 512); /* no hint: read where it is */
+
+	sluice_ledger_mark_holes(ledger, 0, 590, 20);
+	CU_ASSERT_TRUE(sluice_ledger_pop(ledger, 0, SLUICE_HOME_ANY, &chunk));
+	CU_ASSERT_EQUAL(sluice_ledger_take(ledger, chunk, bits), 10); /* 600 to 609 */
+	CU_ASSERT_EQUAL(bits[1], 0x3ffull << (600 - 576));
+	sluice_ledger_mark_holes(ledger, 0, 700, 1);
+	CU_ASSERT_EQUAL(sluice_ledger_pages_dirty(ledger), 0); /* it was seen to be none */
 	sluice_ledger_destroy(ledger);
+	munmap(base, bytes);
+	close(fd);
 }
 
 static void test_a_chunk_has_one_owner(void)
@@ -576,7 +588,7 @@ int main(void)
 	static const struct unit_test tests[] = {
 		{"marking counts fresh bits", test_mark_counts_fresh_bits},
 		{"marking pages is clipped to the region", test_mark_pages_is_clipped},
-		{"written pages are no holes", test_written_pages_are_no_holes},
+		{"holes are hints", test_holes_are_hints},
 		{"a chunk has one owner", test_a_chunk_has_one_owner},
 		{"coldest first", test_coldest_first},
 		{"nobody waits for good", test_nobody_waits_for_good},
