@@ -15,7 +15,8 @@
 #include "base/plant.h"
 #include "engine/session/source_internal.h"
 
-#define SLICE_BYTES (1ull << 30) /* that a look takes at once: some 15 ms where all of it is there */
+#define SLICE_BYTES \
+	(1ull << 30) /* that a look takes at once: some 15 ms where all of it is there */
 
 struct look {
 	struct sluice_ledger *ledger;
