@@ -245,7 +245,7 @@ static bool next_chunk(struct sluice_lane *lane)
 	struct sluice_ledger *ledger = lane->conf.work->ledger;
 	uint32_t home;
 
-	if (__atomic_load_n(&lane->conf.work->gate, __ATOMIC_ACQUIRE) == 0 ||
+	if (lane->crowded || __atomic_load_n(&lane->conf.work->gate, __ATOMIC_ACQUIRE) == 0 ||
 		lane->held_tail - lane->held_head >= SLUICE_LANE_HELD_MAX - 1 ||
 		!sluice_ledger_pop(ledger, lane->conf.lane, lane->conf.home, &lane->current))
 		return false;

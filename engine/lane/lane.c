@@ -189,8 +189,9 @@ static void note_use(struct sluice_lane *lane, uint64_t now_ns)
 		sluice_in_use_end(&lane->conf.work->in_use, now_ns);
 }
 
-bool sluice_lane_step(struct sluice_lane *lane, uint64_t now_ns)
+bool sluice_lane_step(struct sluice_lane *lane, uint64_t now_ns, uint64_t thread_bytes)
 {
+	uint64_t most = lane->conf.pair->limits.thread_bytes_max;
 	bool progress;
 
 	if (lane->state == LANE_LOST)
@@ -200,6 +201,7 @@ bool sluice_lane_step(struct sluice_lane *lane, uint64_t now_ns)
 		return progress;
 	lane->now_ns = now_ns;
 	lane->again_ns = 0;
+	lane->crowded = most != 0 && thread_bytes >= most;
 	progress |= sluice_lane_build(lane);
 	note_use(lane, now_ns); /* what was placed before more is given */
 	progress |= submit(lane, now_ns);
@@ -207,6 +209,11 @@ bool sluice_lane_step(struct sluice_lane *lane, uint64_t now_ns)
 	if (progress)
 		tell_backlog(lane);
 	return progress;
+}
+
+uint64_t sluice_lane_inflight_bytes(const struct sluice_lane *lane)
+{
+	return lane->inflight_bytes;
 }
 
 bool sluice_lane_arm(struct sluice_lane *lane, struct sluice_arm *ret_arm)

@@ -75,8 +75,14 @@ struct sluice_lane;
 int sluice_lane_create(const struct sluice_lane_conf *conf, struct sluice_lane **ret_lane);
 void sluice_lane_destroy(struct sluice_lane *lane); /* NULL is allowed */
 
-/* Make progress; true when there was some. */
-bool sluice_lane_step(struct sluice_lane *lane, uint64_t now_ns);
+/*
+ * Make progress; true when there was some. @thread_bytes: payload that the lanes of this thread have in
+ * flight. When that is as much as the transport can do with, the lane begins no other chunk. Those
+ * that have it in flight are stepped when it has arrived, so one of them always goes on.
+ */
+bool sluice_lane_step(struct sluice_lane *lane, uint64_t now_ns, uint64_t thread_bytes);
+/* Payload in flight. For who steps the lane. */
+uint64_t sluice_lane_inflight_bytes(const struct sluice_lane *lane);
 /* How to sleep until step may have something to do; false: step again at once. */
 bool sluice_lane_arm(struct sluice_lane *lane, struct sluice_arm *ret_arm);
 /* Whether waiting on what it arms costs less than stepping it for nothing. */

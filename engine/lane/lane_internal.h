@@ -36,6 +36,7 @@ struct sluice_lane {
 	bool in_use; /* something is in flight, and counted in work->in_use */
 	bool window_shut; /* ran out; opens again when half is free */
 	uint64_t now_ns; /* of the step that runs */
+	bool crowded; /* the lanes of its thread have enough in flight: it begins no chunk */
 	bool paced; /* the bandwidth limit holds it back */
 	uint64_t again_ns; /* the bandwidth limit held it back until then; 0: it did not */
 

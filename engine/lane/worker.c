@@ -153,11 +153,16 @@ static bool rest(struct sluice_worker *w, uint32_t slot)
 
 static void adopt(struct sluice_worker *w)
 {
+	uint64_t inflight_bytes = 0;
+
 	pthread_mutex_lock(&w->lock);
-	for (uint32_t i = 0; i < w->wanted_count; i++)
+	for (uint32_t i = 0; i < w->wanted_count; i++) {
 		w->lanes[i] = (struct sluice_worker_lane){.lane = w->wanted[i]};
+		inflight_bytes += sluice_lane_inflight_bytes(w->wanted[i]);
+	}
 	w->lane_count = w->wanted_count;
 	w->resting_count = 0;
+	w->inflight_bytes = inflight_bytes;
 	w->rest_until_ns = SLUICE_NEVER;
 	w->seen_generation = w->wanted_generation;
 	__atomic_store_n(&w->changed, 0, __ATOMIC_RELAXED);
@@ -168,10 +173,16 @@ static void adopt(struct sluice_worker *w)
 static bool step(struct sluice_worker *w, uint32_t slot, uint64_t now_ns)
 {
 	struct sluice_worker_lane *entry = &w->lanes[slot];
+	uint64_t before;
+	bool busy;
 
 	if (entry->rests)
 		return false;
-	if (sluice_lane_step(entry->lane, now_ns)) {
+	before = sluice_lane_inflight_bytes(entry->lane);
+	/* One that is alone has its own window. */
+	busy = sluice_lane_step(entry->lane, now_ns, w->lane_count > 1 ? w->inflight_bytes : 0);
+	w->inflight_bytes += sluice_lane_inflight_bytes(entry->lane) - before;
+	if (busy) {
 		entry->idle_turns = 0;
 		return true;
 	}

@@ -57,6 +57,7 @@ struct sluice_worker {
 	struct sluice_worker_lane lanes[SLUICE_CREW_LANES_PER_WORKER_MAX];
 	uint32_t lane_count, resting_count;
 	uint64_t rest_until_ns; /* the first deadline of those that rest */
+	uint64_t inflight_bytes; /* of all lanes */
 	uint64_t patience_ns; /* it polls for so long before it sleeps, see learn(); atomic */
 	struct sluice_random random;
 };

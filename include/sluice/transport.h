@@ -81,6 +81,9 @@ struct sluice_rail_limits {
 	uint32_t op_bytes_max; /* longest WRITE or ZERO; at least 4096 */
 	uint32_t depth_max; /* operations in flight per connection, at least 16 */
 	uint32_t send_bytes_max; /* longest SEND, at least SLUICE_SEND_BYTES_MAX */
+	/* In flight of all lanes that one thread steps, where it steps several: with more they only
+	   become slower, and begin nothing new. 0: there is no such number. */
+	uint64_t thread_bytes_max;
 	uint64_t link_bytes_per_s; /* nominal; 0 when unknown */
 	int numa_node; /* -1 when unknown */
 };

@@ -11,8 +11,8 @@
 #include "engine/lane/lane.h"
 #include "tests/support/lane_guard.h"
 
-bool __real_sluice_lane_step(struct sluice_lane *lane, uint64_t now_ns);
-bool __wrap_sluice_lane_step(struct sluice_lane *lane, uint64_t now_ns);
+bool __real_sluice_lane_step(struct sluice_lane *lane, uint64_t now_ns, uint64_t thread_bytes);
+bool __wrap_sluice_lane_step(struct sluice_lane *lane, uint64_t now_ns, uint64_t thread_bytes);
 bool __real_sluice_lane_arm(struct sluice_lane *lane, struct sluice_arm *ret_arm);
 bool __wrap_sluice_lane_arm(struct sluice_lane *lane, struct sluice_arm *ret_arm);
 
@@ -26,7 +26,7 @@ __attribute__((constructor)) static void read_plant(void)
 	planted = plant != NULL ? strtol(plant, NULL, 10) : 0;
 }
 
-bool __wrap_sluice_lane_step(struct sluice_lane *lane, uint64_t now_ns)
+bool __wrap_sluice_lane_step(struct sluice_lane *lane, uint64_t now_ns, uint64_t thread_bytes)
 {
 	bool busy;
 
@@ -36,7 +36,7 @@ bool __wrap_sluice_lane_step(struct sluice_lane *lane, uint64_t now_ns)
 
 		free(addr);
 	}
-	busy = __real_sluice_lane_step(lane, now_ns);
+	busy = __real_sluice_lane_step(lane, now_ns, thread_bytes);
 	lane_guard_leave();
 	return busy;
 }

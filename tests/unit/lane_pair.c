@@ -185,6 +185,16 @@ static void take_notes(struct lane_pair_end *end)
 	}
 }
 
+uint64_t lane_pair_inflight_bytes(const struct lane_pair_end *end)
+{
+	uint64_t bytes = 0;
+
+	for (uint32_t i = 0; i < end->lanes.count; i++)
+		if (end->lanes.slots[i].lane != NULL)
+			bytes += sluice_lane_inflight_bytes(end->lanes.slots[i].lane);
+	return bytes;
+}
+
 static void step(struct lane_pair *pair, struct lane_pair_end *end, int except)
 {
 	if (pair->by_crew)
@@ -192,7 +202,7 @@ static void step(struct lane_pair *pair, struct lane_pair_end *end, int except)
 	for (uint32_t i = 0; i < end->lanes.count && !pair->by_crew; i++)
 		if ((int)i != except && end->lanes.slots[i].lane != NULL &&
 			end->lanes.slots[i].standing != SLUICE_LANE_FENCING)
-			sluice_lane_step(end->lanes.slots[i].lane, pair->now_ns);
+			sluice_lane_step(end->lanes.slots[i].lane, pair->now_ns, 0);
 	take_notes(end);
 }
 

@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "base/zero.h"
+#include "engine/lane/crew.h"
 #include "engine/lane/lane.h"
 #include "tests/unit/unit.h"
 
@@ -119,6 +120,35 @@ static uint64_t pages_there(uint8_t *memory, uint64_t first, uint64_t pages)
 	return sum;
 }
 
+/* Within this host the lanes of a worker together keep little in the kernel, however many they are; a
+   lane that is alone has its window. */
+static uint64_t most_in_flight(uint32_t lanes)
+{
+	struct lane_pair_opts opts = {
+		.lanes = lanes, .memory_bytes = 64 * MIB, .budget_bytes = 16 * MIB};
+	uint64_t most = 0;
+	struct lane_pair pair;
+
+	lane_pair_open(&pair, &opts);
+	pair.by_crew = true;
+	mark_all(&pair);
+	while (!sluice_ledger_is_drained(pair.source.work.ledger) && pair.source.lost == 0) {
+		sluice_crew_step(pair.source.crew, pair.now_ns);
+		if (lane_pair_inflight_bytes(&pair.source) > most)
+			most = lane_pair_inflight_bytes(&pair.source);
+		lane_pair_turn(&pair);
+	}
+	CU_ASSERT_TRUE(lane_pair_same(&pair));
+	lane_pair_close(&pair);
+	return most;
+}
+
+static void test_lanes_within_this_host_share_the_cache(void)
+{
+	CU_ASSERT_TRUE(most_in_flight(16) <= 4 * MIB);
+	CU_ASSERT_TRUE(most_in_flight(1) > 4 * MIB);
+}
+
 /* Holes are zeros at the target and stay holes at the source. One that was written is sent: that it was
    noted as a hole does no harm. */
 static void test_holes_stay_holes(void)
@@ -208,7 +238,7 @@ static bool step_and_look(struct lane_pair *pair, bool shut)
 	uint64_t window = pair->source.lanes.window_bytes;
 	uint64_t waits = c->window_waits, sent = sent_bytes(pair), inflight;
 
-	sluice_lane_step(lane, pair->now_ns);
+	sluice_lane_step(lane, pair->now_ns, 0);
 	inflight = sent - c->bytes_placed; /* when it decided */
 	if (shut && sent_bytes(pair) > sent)
 		CU_ASSERT_TRUE(inflight <= window / 2);
@@ -236,7 +266,7 @@ static void test_a_window_waits_for_its_older_half(void)
 		shut = step_and_look(&pair, shut);
 		opened += was_shut && sent_bytes(&pair) > sent;
 		if (turns % 3 == 0)
-			sluice_lane_step(pair.target.lanes.slots[0].lane, pair.now_ns);
+			sluice_lane_step(pair.target.lanes.slots[0].lane, pair.now_ns, 0);
 	}
 	CU_ASSERT_TRUE(opened > 0);
 	CU_ASSERT_TRUE(lane_pair_drain(&pair));
@@ -464,16 +494,16 @@ static void test_a_lane_held_back_sleeps(void)
 	mark_all(&pair);
 	for (uint32_t turn = 0; turn < 200; turn++) /* until everything sent is acknowledged, too */
 		lane_pair_turn(&pair);
-	CU_ASSERT_FALSE(sluice_lane_step(lane, pair.now_ns));
+	CU_ASSERT_FALSE(sluice_lane_step(lane, pair.now_ns, 0));
 	CU_ASSERT_TRUE_FATAL(sluice_lane_arm(lane, &arm));
 	CU_ASSERT_TRUE(arm.deadline_ns > pair.now_ns);
 	CU_ASSERT_TRUE(arm.deadline_ns < pair.now_ns + 100 * SLUICE_NS_PER_MS);
 	pair.now_ns = arm.deadline_ns;
-	CU_ASSERT_TRUE(sluice_lane_step(lane, pair.now_ns));
+	CU_ASSERT_TRUE(sluice_lane_step(lane, pair.now_ns, 0));
 	sluice_pace_set(&pair.source.work.pace, 0);
 	CU_ASSERT_TRUE(lane_pair_drain(&pair));
 	/* Nothing to do and no limit: no deadline is left behind. */
-	sluice_lane_step(lane, pair.now_ns);
+	sluice_lane_step(lane, pair.now_ns, 0);
 	CU_ASSERT_TRUE_FATAL(sluice_lane_arm(lane, &arm));
 	CU_ASSERT_EQUAL(arm.deadline_ns, SLUICE_NEVER);
 	lane_pair_close(&pair);
@@ -522,6 +552,8 @@ int main(void)
 		{"idle lanes take over", test_idle_lanes_take_over},
 		{"no lane waits while chunks are queued",
 			test_no_lane_waits_while_chunks_are_queued},
+		{"lanes within this host share the cache",
+			test_lanes_within_this_host_share_the_cache},
 		{"holes stay holes", test_holes_stay_holes},
 		{"what is queued again is told", test_what_is_queued_again_is_told},
 		{"a hundred lanes keep a small budget", test_a_hundred_lanes_keep_a_small_budget},

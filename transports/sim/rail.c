@@ -89,6 +89,7 @@ static void rail_limits(const struct sluice_rail *rail, struct sluice_rail_limit
 		.op_bytes_max = opts->op_bytes_max,
 		.depth_max = opts->depth_max,
 		.send_bytes_max = SLUICE_SEND_BYTES_MAX,
+		.thread_bytes_max = opts->thread_bytes_max,
 		.link_bytes_per_s = opts->lane_bytes_per_s,
 		.numa_node = -1,
 	};

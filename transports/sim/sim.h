@@ -78,6 +78,7 @@ struct sluice_sim_world_opts {
 
 	uint32_t depth_max; /* operations in flight per connection, at least 16 */
 	uint32_t op_bytes_max; /* a multiple of 4096 */
+	uint64_t thread_bytes_max; /* as in struct sluice_rail_limits */
 	uint32_t nic_writes_max; /* placed writes per lane that may be invisible at once */
 
 	/* Both may be NULL. Called with the world busy: look, do not call back into it. */

@@ -42,6 +42,8 @@
 #define TCP_FAULT_BYTES          (64u << 10) /* the kernel's fault-around, see memory.c */
 /* What a lane within this host keeps in the kernel: more only leaves the cache before it is read. */
 #define TCP_LOOPBACK_SEND_BYTES (256 << 10)
+/* The same of all lanes of a thread: a hundred would keep a hundred such buffers full. */
+#define TCP_LOOPBACK_THREAD_BYTES (1u << 20)
 /* A source puts so many bytes in one frame, unless an operation is longer; a target says what it has placed
    when it is so many, while more waits. An acknowledgement that covered more would be half a small
    window, and make what is placed come in lumps that say little about the rate. */

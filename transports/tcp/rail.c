@@ -111,13 +111,14 @@ static void rail_close(struct sluice_rail *rail)
 
 static void rail_limits(const struct sluice_rail *rail, struct sluice_rail_limits *ret_limits)
 {
-	(void)rail;
 	*ret_limits = (struct sluice_rail_limits){
 		.caps = SLUICE_CAP_KERNEL_POLL,
 		.align_bytes = TCP_ALIGN_BYTES,
 		.op_bytes_max = TCP_OP_BYTES_MAX,
 		.depth_max = TCP_DEPTH_MAX,
 		.send_bytes_max = TCP_SEND_BYTES_MAX,
+		.thread_bytes_max =
+			sluice_inet_is_loopback(&rail->address) ? TCP_LOOPBACK_THREAD_BYTES : 0,
 		.link_bytes_per_s = 0,
 		.numa_node = -1,
 	};
