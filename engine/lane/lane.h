@@ -76,12 +76,14 @@ int sluice_lane_create(const struct sluice_lane_conf *conf, struct sluice_lane *
 void sluice_lane_destroy(struct sluice_lane *lane); /* NULL is allowed */
 
 /*
- * Make progress; true when there was some. @thread_bytes: payload that the lanes of this thread have in
- * flight. When that is as much as the transport can do with, the lane begins no other chunk. Those
- * that have it in flight are stepped when it has arrived, so one of them always goes on.
+ * Make progress; true when there was some. @thread_bytes: what the lanes of this thread have in flight
+ * before the step, this one included; 0 when it is alone. While that is as much as the transport can do
+ * with (thread_bytes_max) the lane begins no other chunk, so a step passes it by a window at most.
+ * Those that have it in flight go on when it has arrived; where one of them is stalled the others wait
+ * until it is given up (lane-timeout).
  */
 bool sluice_lane_step(struct sluice_lane *lane, uint64_t now_ns, uint64_t thread_bytes);
-/* Payload in flight. For who steps the lane. */
+/* Payload in flight, built and not sent included. For who steps the lane. */
 uint64_t sluice_lane_inflight_bytes(const struct sluice_lane *lane);
 /* How to sleep until step may have something to do; false: step again at once. */
 bool sluice_lane_arm(struct sluice_lane *lane, struct sluice_arm *ret_arm);

@@ -140,7 +140,8 @@ uint32_t sluice_ledger_mark(
 void sluice_ledger_mark_pages(
 	struct sluice_ledger *ledger, uint32_t region, uint64_t first, uint64_t count);
 
-/* Control, before set_holes(): the region's memory is @fd's from @fd_offset on. Borrowed. */
+/* Control, before lanes take a chunk that may have holes: the region's memory is @fd's from @fd_offset
+   on. Borrowed. */
 void sluice_ledger_set_file(
 	struct sluice_ledger *ledger, uint32_t region, int fd, uint64_t fd_offset);
 /*
@@ -155,7 +156,8 @@ void sluice_ledger_mark_holes(
 	struct sluice_ledger *ledger, uint32_t region, uint64_t first, uint64_t count);
 /*
  * Owner: whether a page is zero. One that may be a hole is read through its file, which does not fill
- * it, into @copy (SLUICE_PAGE_BYTES); when it holds something, or cannot be read, it is none.
+ * it, into @copy (SLUICE_PAGE_BYTES); when it holds something, or cannot be read, it is none. Either
+ * may wait for the kernel as any first touch of a page does.
  */
 bool sluice_ledger_page_is_zero(
 	struct sluice_ledger *ledger, uint32_t chunk, uint32_t page, uint8_t *copy);

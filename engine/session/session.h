@@ -84,7 +84,7 @@ struct sluice_session_env {
 	int (*decide)(void *ctx, const char *session, enum sluice_decision decision,
 		enum sluice_decision *ret_decision, struct sluice_error *err);
 	/* Ranges that may hold data of @len_bytes from @offset on of a region, ascending, whole pages;
-	   everything else of it reads as zeros. */
+	   everything else of it reads as zeros, but for a page that the system is just moving. */
 	void (*for_each_data)(void *ctx, uint32_t region, uint64_t offset, uint64_t len_bytes,
 		sluice_data_fn *fn, void *fn_ctx);
 	/* Source: the file that a region is a part of, and where that begins; borrowed until

@@ -149,8 +149,8 @@ void source_regions_synced(struct sluice_source *s, uint64_t id)
 }
 
 /*
- * Into the ledger, while no lane is stepped. Tracking is on, so what is written behind this look at
- * the region's holes is reported; what was written before is in the look.
+ * Into the ledger, while no lane is stepped; then the first look at its holes. Tracking is on, so what is
+ * written behind that is reported.
  */
 static void let_move(struct sluice_source *s, uint32_t region)
 {
@@ -166,6 +166,8 @@ static void let_move(struct sluice_source *s, uint32_t region)
 			"region \"%s\" cannot join the migration: %s", r->id, strerror(-result));
 	else
 		result = source_read_region(s, region, state->answer);
+	if (result == 0)
+		source_expect_holes(s, region);
 	sluice_lane_set_go_on(&s->lanes);
 	if (result < 0) {
 		source_fail(s, &s->error);

@@ -233,7 +233,8 @@ int sluice_source_dirty_sync_done(
    or such a region waits for a sync. */
 static bool sync_now(const struct sluice_source *s)
 {
-	return (s->drained_ns != 0 && source_regions_settled(s)) || source_regions_want_sync(s);
+	return (s->drained_ns != 0 && source_regions_settled(s) && !source_is_held(s)) ||
+	       source_regions_want_sync(s);
 }
 
 void source_sync_when_due(struct sluice_source *s, uint64_t now_ns)
