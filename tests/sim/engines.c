@@ -100,8 +100,12 @@ static void build_memory(struct run *run)
 		register_with_all(run, TARGET, i, &span);
 		SLUICE_ASSERT(sluice_bitmap_feed_create_over(
 				      region->bitmap, region->pages, &run->feeds[i]) == 0);
-		if (run->plan.clean_start)
+		/* What was written before tracking is for the source to find. */
+		if (run->plan.clean_start) {
 			memset(region->bitmap, 0, region->words * sizeof(*region->bitmap));
+			memset(region->log, 0, region->words * sizeof(*region->log));
+			memset(region->protected, 0xff, region->words * sizeof(*region->protected));
+		}
 	}
 }
 

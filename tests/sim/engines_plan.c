@@ -84,9 +84,9 @@ static void plan_world(struct plan *plan, struct sluice_random *random, uint64_t
 		opts->stall_ppm = (uint32_t)between(random, 1000, 100000);
 	opts->depth_max = (uint32_t)octaves(random, 16, 3);
 	opts->op_bytes_max = (uint32_t)octaves(random, 4096, 4);
-	opts->thread_bytes_max =
-		sluice_random_chance(random, 500000) ? octaves(random, 4096, 8) : 0;
 	opts->nic_writes_max = (uint32_t)octaves(random, 1, 6);
+	if (seed % 3 == 0)
+		opts->thread_bytes_max = 4096ull << (seed % 9);
 }
 
 static void plan_fault(struct plan *plan, struct sluice_random *random)

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <execinfo.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <poll.h>
 #include <pthread.h>
 #include <semaphore.h>
@@ -20,6 +21,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/vfs.h>
 #include <syslog.h>
 #include <time.h>
 #include <unistd.h>
@@ -377,6 +379,14 @@ static bool may_wait(int fd)
 	return flags >= 0 && (flags & O_NONBLOCK) == 0;
 }
 
+static bool is_memory(int fd)
+{
+	struct statfs system;
+
+	return fstatfs(fd, &system) == 0 &&
+	       (system.f_type == TMPFS_MAGIC || system.f_type == HUGETLBFS_MAGIC);
+}
+
 #define GUARD_IO(name, params, args) GUARD_IF(may_wait(fd), ssize_t, name, params, args)
 #define GUARD_SOCKET(name, params, args) \
 	GUARD_IF((flags & MSG_DONTWAIT) == 0 && may_wait(fd), ssize_t, name, params, args)
@@ -386,8 +396,10 @@ GUARD_IF(may_wait(fd) && !is_verbs_device(fd), ssize_t, write,
 	(int fd, const void *bytes, size_t count), (fd, bytes, count))
 GUARD_IO(readv, (int fd, const struct iovec *spans, int count), (fd, spans, count))
 GUARD_IO(writev, (int fd, const struct iovec *spans, int count), (fd, spans, count))
-GUARD_IO(pread, (int fd, void *bytes, size_t count, off_t at), (fd, bytes, count, at))
-GUARD_IO(pread64, (int fd, void *bytes, size_t count, off_t at), (fd, bytes, count, at))
+GUARD_IF(may_wait(fd) && !is_memory(fd), ssize_t, pread,
+	(int fd, void *bytes, size_t count, off_t at), (fd, bytes, count, at))
+GUARD_IF(may_wait(fd) && !is_memory(fd), ssize_t, pread64,
+	(int fd, void *bytes, size_t count, off_t at), (fd, bytes, count, at))
 GUARD_IO(pwrite, (int fd, const void *bytes, size_t count, off_t at), (fd, bytes, count, at))
 GUARD_IO(pwrite64, (int fd, const void *bytes, size_t count, off_t at), (fd, bytes, count, at))
 GUARD_SOCKET(send, (int fd, const void *bytes, size_t count, int flags), (fd, bytes, count, flags))

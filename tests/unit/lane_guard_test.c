@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <syslog.h>
@@ -21,6 +22,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t cond = PTHREAD_COND_INITIALIZER;
 static void *volatile addr;
 static char byte;
+static int memory; /* a file in memory, like a guest's */
 
 static void do_malloc(void)
 {
@@ -107,6 +109,11 @@ static void do_write(void)
 	addr = (void *)write(blocking[0], "x", 1);
 }
 
+static void do_pread(void)
+{
+	addr = (void *)pread(blocking[0], &byte, 1, 0);
+}
+
 static void do_send(void)
 {
 	send(blocking[0], "x", 1, 0);
@@ -137,6 +144,7 @@ static void do_what_is_allowed(void)
 	recv(patient[1], &byte, 1, 0);
 	addr = (void *)write(patient[0], &one, 1);
 	addr = (void *)read(patient[1], &byte, 1);
+	addr = (void *)pread(memory, &byte, 1, 0);
 	poll(&(struct pollfd){.fd = fd}, 1, 0);
 	epoll_wait(-1, &event, 1, 0);
 	clock_gettime(CLOCK_MONOTONIC, &(struct timespec){0});
@@ -187,6 +195,7 @@ static void test_forbidden(void)
 		{"poll", do_poll, false},
 		{"epoll_wait", do_epoll, false},
 		{"write", do_write, false},
+		{"pread", do_pread, false},
 		{"send", do_send, false},
 		{"recv", do_recv, true},
 		{"futex", do_futex, false},
@@ -205,6 +214,8 @@ static void test_forbidden(void)
 
 static void test_allowed(void)
 {
+	memory = memfd_create("lane-guard", 0);
+	CU_ASSERT_EQUAL(ftruncate(memory, 4096), 0);
 	CU_ASSERT_FALSE(bites(do_what_is_allowed, true));
 }
 
