@@ -116,6 +116,36 @@ static void test_resumed_is_lost(void)
 	}
 }
 
+/* While nothing can be sent, what becomes dirty is collected once a second, with all sent, too. */
+static void test_a_paused_migration_syncs_seldom(void)
+{
+	struct pair_side *source;
+	unsigned int syncs = 0;
+	struct pair pair;
+
+	pair_start(&pair, PAIR_ACTIVE);
+	source = &pair.side[PAIR_SOURCE];
+	pair_pass_ms(&pair, 20); /* all is sent */
+	cut(&pair);
+	for (unsigned int ms = 0; ms < 3000; ms++) {
+		unsigned int id = source->pending_sync;
+
+		pair_pass_ms(&pair, 1);
+		if (id == 0)
+			continue;
+		source->pending_sync = 0;
+		CU_ASSERT_EQUAL(sluice_source_dirty_sync_done(pair.source, id, 0, NULL), 0);
+		syncs++;
+	}
+	CU_ASSERT_TRUE(source_is(&pair, "paused"));
+	CU_ASSERT_TRUE(syncs >= 2 && syncs <= 4);
+	resume(&pair);
+	pair_finish(&pair);
+	CU_ASSERT_TRUE(source_is(&pair, "completed"));
+	check_memory(&pair);
+	pair_stop(&pair);
+}
+
 /* A ticket is lost: the target's lane has an epoch that the source never heard of. */
 static void test_a_ticket_is_lost(void)
 {
@@ -519,6 +549,7 @@ static void test_not_prepared_without_a_link(void)
 static const struct unit_test tests[] = {
 	{"cut at each step", test_cut_at_each_step},
 	{"resumed is lost", test_resumed_is_lost},
+	{"a paused migration syncs seldom", test_a_paused_migration_syncs_seldom},
 	{"a ticket is lost", test_a_ticket_is_lost},
 	{"a device is lost", test_a_device_is_lost},
 	{"a credit is lost", test_a_credit_is_lost},
