@@ -218,6 +218,16 @@ uint64_t sluice_lane_set_backlog_bytes(const struct sluice_lane_set *set)
 	return bytes;
 }
 
+uint64_t sluice_lane_set_inflight_bytes(const struct sluice_lane_set *set)
+{
+	uint64_t bytes = 0;
+
+	for (uint32_t lane = 0; lane < set->count; lane++)
+		if (set->slots[lane].lane != NULL)
+			bytes += sluice_lane_inflight_bytes(set->slots[lane].lane);
+	return bytes;
+}
+
 void sluice_lane_set_counters(
 	const struct sluice_lane_set *set, uint32_t lane, struct sluice_lane_counters *ret_counters)
 {

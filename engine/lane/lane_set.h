@@ -91,6 +91,8 @@ uint32_t sluice_lane_set_standing(
 	const struct sluice_lane_set *set, enum sluice_lane_standing standing);
 /* Bytes that lanes have taken and not placed: dirty still, though no longer in the ledger. */
 uint64_t sluice_lane_set_backlog_bytes(const struct sluice_lane_set *set);
+/* Payload in flight of all lanes. For who steps them itself, without a worker. */
+uint64_t sluice_lane_set_inflight_bytes(const struct sluice_lane_set *set);
 /* Past and present connections of one lane together. */
 void sluice_lane_set_counters(const struct sluice_lane_set *set, uint32_t lane,
 	struct sluice_lane_counters *ret_counters);

@@ -41,7 +41,8 @@
  *
  * Threads: marking and offering is for any thread; pop, take, release and the maybe_nonzero bits
  * of a chunk are for the lane that owns it; reclaim is for the control thread, after the lane has
- * stopped for good. Nothing that a lane calls locks, allocates or sleeps.
+ * stopped for good. Nothing that a lane calls locks, allocates or sleeps; it may wait for a page of
+ * the guest, as any first touch does.
  */
 #ifndef SLUICE_ENGINE_LANE_LEDGER_H
 #define SLUICE_ENGINE_LANE_LEDGER_H
@@ -140,8 +141,7 @@ uint32_t sluice_ledger_mark(
 void sluice_ledger_mark_pages(
 	struct sluice_ledger *ledger, uint32_t region, uint64_t first, uint64_t count);
 
-/* Control, before lanes take a chunk that may have holes: the region's memory is @fd's from @fd_offset
-   on. Borrowed. */
+/* Control, before set_holes(): the region's memory is @fd's from @fd_offset on. Borrowed. */
 void sluice_ledger_set_file(
 	struct sluice_ledger *ledger, uint32_t region, int fd, uint64_t fd_offset);
 /*
@@ -156,8 +156,7 @@ void sluice_ledger_mark_holes(
 	struct sluice_ledger *ledger, uint32_t region, uint64_t first, uint64_t count);
 /*
  * Owner: whether a page is zero. One that may be a hole is read through its file, which does not fill
- * it, into @copy (SLUICE_PAGE_BYTES); when it holds something, or cannot be read, it is none. Either
- * may wait for the kernel as any first touch of a page does.
+ * it, into @copy (SLUICE_PAGE_BYTES); when it holds something, or cannot be read, it is none.
  */
 bool sluice_ledger_page_is_zero(
 	struct sluice_ledger *ledger, uint32_t chunk, uint32_t page, uint8_t *copy);

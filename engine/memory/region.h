@@ -82,9 +82,8 @@ uint64_t sluice_memory_lock_bytes(const struct sluice_memory *memory, uint64_t g
 bool sluice_memory_may_lock_all(void);
 
 /* Call @fn for each range that may hold data of @len_bytes from @offset on of the region; the gaps
-   are holes of the file, that is zeros,
-   but for a page that the kernel is just moving: it takes no lock for this. Offsets are bytes from the region's start. Where the file
-   cannot tell: one range. */
+   are holes of the file, that is zeros, but for a page that the kernel is just moving: it takes no
+   lock for this. Offsets are bytes from the region's start. Where the file cannot tell: one range. */
 void sluice_region_for_each_data(const struct sluice_region *region, uint64_t offset,
 	uint64_t len_bytes, void (*fn)(void *ctx, uint64_t offset, uint64_t len_bytes), void *ctx);
 

@@ -267,8 +267,6 @@ void source_on_welcome(struct sluice_source *s, const json_t *message);
 int source_read_region(struct sluice_source *s, uint32_t region, const json_t *entry);
 
 /* source_look.c */
-/* Lanes may take chunks of the region before it was looked at: any page may be a hole. */
-void source_expect_holes(struct sluice_source *s, uint32_t region);
 /* While tracking is on: the first look at a region's file. Data is marked, holes are noted. */
 void source_look(struct sluice_source *s, uint32_t region);
 /* One more slice of the second look, when it is time for it. */

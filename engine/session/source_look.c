@@ -36,28 +36,11 @@ static void first_found(void *ctx, uint64_t offset, uint64_t len_bytes)
 	look->at = end;
 }
 
-static void tell_file(struct sluice_source *s, uint32_t region)
-{
-	uint64_t fd_offset = 0;
-	int fd = -1;
-
-	if (s->env.file_of != NULL)
-		fd = s->env.file_of(s->env.ctx, region, &fd_offset);
-	sluice_ledger_set_file(s->ledger, region, fd, fd_offset);
-}
-
-void source_expect_holes(struct sluice_source *s, uint32_t region)
-{
-	tell_file(s, region);
-	sluice_ledger_set_holes(s->ledger, region, 0, UINT64_MAX);
-}
-
 void source_look(struct sluice_source *s, uint32_t region)
 {
 	uint64_t len_bytes = s->conf.regions[region].len_bytes;
 	struct look look = {.ledger = s->ledger, .region = region};
 
-	tell_file(s, region);
 	s->env.for_each_data(s->env.ctx, region, 0, len_bytes, first_found, &look);
 	sluice_ledger_set_holes(s->ledger, region, look.at, UINT64_MAX);
 	s->region_states[region].looked_sync = s->sync_id;
@@ -97,7 +80,8 @@ void source_look_again(struct sluice_source *s)
 			s->env.ctx, i, state->looked_bytes, len_bytes, again_found, &look);
 		state->looked_bytes += len_bytes;
 		source_wake_lanes(s);
-		s->conf.wake(s->conf.wake_ctx); /* for the next slice */
+		if (!source_has_looked_twice(s))
+			s->conf.wake(s->conf.wake_ctx); /* for the next slice */
 		return;
 	}
 }

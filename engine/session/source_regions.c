@@ -46,11 +46,25 @@ bool source_regions_settled(const struct sluice_source *s)
 	return true;
 }
 
+/* Of a region that is in the ledger now. */
+static void tell_file(struct sluice_source *s, uint32_t region)
+{
+	uint64_t fd_offset;
+	int fd;
+
+	if (s->env.file_of == NULL)
+		return;
+	fd = s->env.file_of(s->env.ctx, region, &fd_offset);
+	sluice_ledger_set_file(s->ledger, region, fd, fd_offset);
+}
+
 void source_regions_begin(struct sluice_source *s)
 {
 	s->hello_regions = s->conf.region_count;
-	for (uint32_t i = 0; i < s->conf.region_count; i++)
+	for (uint32_t i = 0; i < s->conf.region_count; i++) {
 		s->region_states[i].standing = REGION_MOVING;
+		tell_file(s, i);
+	}
 }
 
 /* Something may be decided now that could not before: not only at the end of the interval. */
@@ -149,8 +163,8 @@ void source_regions_synced(struct sluice_source *s, uint64_t id)
 }
 
 /*
- * Into the ledger, while no lane is stepped; then the first look at its holes. Tracking is on, so what is
- * written behind that is reported.
+ * Into the ledger, while no lane is stepped; then the first look at its holes. Tracking is on, so
+ * what is written behind that is reported.
  */
 static void let_move(struct sluice_source *s, uint32_t region)
 {
@@ -166,8 +180,11 @@ static void let_move(struct sluice_source *s, uint32_t region)
 			"region \"%s\" cannot join the migration: %s", r->id, strerror(-result));
 	else
 		result = source_read_region(s, region, state->answer);
-	if (result == 0)
-		source_expect_holes(s, region);
+	if (result == 0) {
+		/* Lanes may take its chunks before the look: until then any page may be a hole. */
+		tell_file(s, region);
+		sluice_ledger_set_holes(s->ledger, region, 0, UINT64_MAX);
+	}
 	sluice_lane_set_go_on(&s->lanes);
 	if (result < 0) {
 		source_fail(s, &s->error);

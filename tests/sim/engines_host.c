@@ -585,16 +585,6 @@ uint64_t engine_step(void *ctx, uint64_t now_ns)
 	return deadline_ns(engine);
 }
 
-static uint64_t inflight_bytes(const struct sluice_lane_set *lanes)
-{
-	uint64_t bytes = 0;
-
-	for (uint32_t i = 0; i < lanes->count; i++)
-		if (lanes->slots[i].lane != NULL)
-			bytes += sluice_lane_inflight_bytes(lanes->slots[i].lane);
-	return bytes;
-}
-
 /* Lanes are stepped one by one, in any order, as workers on different cores would. */
 uint64_t engine_lane_step(void *ctx, uint64_t now_ns)
 {
@@ -612,7 +602,7 @@ uint64_t engine_lane_step(void *ctx, uint64_t now_ns)
 	/* At the source nobody steps a lost lane: its worker has let it go. */
 	if (slot->lane == NULL || (engine->source != NULL && slot->standing == SLUICE_LANE_FENCING))
 		return SLUICE_NEVER;
-	if (sluice_lane_step(slot->lane, now_ns, inflight_bytes(lanes)) ||
+	if (sluice_lane_step(slot->lane, now_ns, sluice_lane_set_inflight_bytes(lanes)) ||
 		!sluice_lane_arm(slot->lane, &arm))
 		return now_ns;
 	return arm.deadline_ns;

@@ -11,9 +11,10 @@
  *
  * Allowed on descriptors: what cannot wait, because they are O_NONBLOCK or the call says
  * MSG_DONTWAIT; commands to a verbs device, which the kernel carries out without sleeping (posting,
- * asking for a notification); pread() of a file in memory, such as the guest's, which waits for nothing
- * that a touch of the page would not wait for. Allowed is also the spinlock that a verbs provider, and nobody else,
- * takes around a queue: queues of a lane belong to one worker, so it is always free.
+ * asking for a notification); pread() of a file in memory, such as the guest's, which waits for
+ * nothing that a touch of the page would not wait for. Allowed is also the spinlock that a verbs
+ * provider, and nobody else, takes around a queue: queues of a lane belong to one worker, so it is
+ * always free.
  *
  * Sanitizers define the same functions: with them the guard does nothing, and LANE_GUARD_WORKS is 0.
  */

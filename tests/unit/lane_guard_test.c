@@ -217,6 +217,7 @@ static void test_allowed(void)
 	memory = memfd_create("lane-guard", 0);
 	CU_ASSERT_EQUAL(ftruncate(memory, 4096), 0);
 	CU_ASSERT_FALSE(bites(do_what_is_allowed, true));
+	close(memory);
 }
 
 int main(void)

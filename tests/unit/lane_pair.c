@@ -185,16 +185,6 @@ static void take_notes(struct lane_pair_end *end)
 	}
 }
 
-uint64_t lane_pair_inflight_bytes(const struct lane_pair_end *end)
-{
-	uint64_t bytes = 0;
-
-	for (uint32_t i = 0; i < end->lanes.count; i++)
-		if (end->lanes.slots[i].lane != NULL)
-			bytes += sluice_lane_inflight_bytes(end->lanes.slots[i].lane);
-	return bytes;
-}
-
 static void step(struct lane_pair *pair, struct lane_pair_end *end, int except)
 {
 	if (pair->by_crew)

@@ -62,7 +62,6 @@ void lane_pair_turn(struct lane_pair *pair);
 void lane_pair_fence_lost(struct lane_pair *pair);
 /* Turns until every dirty chunk is released, time standing still. False: a limit was reached. */
 bool lane_pair_drain(struct lane_pair *pair);
-uint64_t lane_pair_inflight_bytes(const struct lane_pair_end *end);
 bool lane_pair_same(const struct lane_pair *pair); /* memory of both ends */
 
 #endif
