@@ -27,6 +27,8 @@
 #define MLOCK_ONFAULT 1
 #endif
 
+#define STAT_BLOCK_BYTES 512u /* whatever the file system is */
+
 static const char where[] = "memory-add";
 
 static int check_range(const struct sluice_region_opts *opts, struct sluice_error *err)
@@ -362,12 +364,25 @@ uint64_t sluice_memory_bytes(const struct sluice_memory *memory)
 	return bytes;
 }
 
+/* As many blocks as bytes: no need to walk all pages, some 15 ms per GiB, to find no hole. */
+static bool has_no_holes(const struct sluice_region *region)
+{
+	struct stat status;
+
+	return fstat(region->fd, &status) == 0 &&
+	       (uint64_t)status.st_blocks * STAT_BLOCK_BYTES >= (uint64_t)status.st_size;
+}
+
 void sluice_region_for_each_data(const struct sluice_region *region, uint64_t offset,
 	uint64_t len_bytes, void (*fn)(void *ctx, uint64_t offset, uint64_t len_bytes), void *ctx)
 {
 	uint64_t at = region->fd_offset + offset;
 	uint64_t end = at + len_bytes;
 
+	if (has_no_holes(region)) {
+		fn(ctx, offset, len_bytes);
+		return;
+	}
 	while (at < end) {
 		off_t data = lseek(region->fd, (off_t)at, SEEK_DATA);
 		off_t hole;

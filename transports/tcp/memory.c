@@ -46,35 +46,36 @@ const struct sluice_mem *sluice_tcp_mem_find(
  * Copying into a page for the first time takes a page fault, and write faults come one page at a
  * time: that was more than half of what a target spent. Faulting in for reading takes the
  * neighbours along that exist already (fault-around, 64 KiB), and shared memory is mapped
- * writable then, too. What is not there yet is allocated as the copy would have done it. So this
- * waits for nothing that the copy would not wait for, and fails only where the copy will.
+ * writable then, too. So one page of each block is asked for; asking for all of them would have
+ * the kernel look up each that it just mapped. What is not there yet is allocated as the copy would
+ * have done it. So this waits for nothing that the copy would not wait for, and fails only where the
+ * copy will.
  *
- * A block is asked for once per registration. Pages of it that come into being later, or that
- * were not part of the extent, fault as ever.
+ * A block is asked for once per registration. Pages of it that come into being later fault as ever.
  */
 void sluice_tcp_mem_fault_in(const struct sluice_mem *mem, uint64_t offset, uint32_t len_bytes)
 {
-	uint64_t first = offset / TCP_FAULT_BYTES,
-		 end = (offset + len_bytes - 1) / TCP_FAULT_BYTES + 1;
+	uint64_t first = (mem->faulted_from_bytes + offset) / TCP_FAULT_BYTES;
+	uint64_t last = (mem->faulted_from_bytes + offset + len_bytes - 1) / TCP_FAULT_BYTES;
 	uint64_t page = sluice_align_down(offset, SLUICE_PAGE_BYTES);
-	bool all = true;
 
-	for (uint64_t block = first; block < end; block++) {
+	for (uint64_t block = first; block <= last; block++) {
 		uint64_t *word = &mem->faulted[block / WORD_BITS];
 		uint64_t bit = 1ull << (block % WORD_BITS);
 
+		if (block > first)
+			page = block * TCP_FAULT_BYTES - mem->faulted_from_bytes;
 		if (__atomic_load_n(word, __ATOMIC_RELAXED) & bit)
 			continue;
 		__atomic_fetch_or(word, bit, __ATOMIC_RELAXED);
-		all = false;
+		madvise(mem->addr + page, SLUICE_PAGE_BYTES, MADV_POPULATE_READ);
 	}
-	if (!all)
-		madvise(mem->addr + page, offset + len_bytes - page, MADV_POPULATE_READ);
 }
 
 static uint64_t *faulted_alloc(const struct sluice_span *span)
 {
-	uint64_t blocks = sluice_div_up(span->len_bytes, TCP_FAULT_BYTES);
+	uint64_t blocks = sluice_div_up(
+		(uintptr_t)span->addr % TCP_FAULT_BYTES + span->len_bytes, TCP_FAULT_BYTES);
 
 	return calloc(sluice_div_up(blocks, WORD_BITS), sizeof(uint64_t));
 }
@@ -109,6 +110,7 @@ int sluice_tcp_mem_register(struct sluice_rail *rail, const struct sluice_span *
 		.slot = slot,
 		.addr = span->addr,
 		.len_bytes = span->len_bytes,
+		.faulted_from_bytes = (uintptr_t)span->addr % TCP_FAULT_BYTES,
 	};
 	if (access & SLUICE_ACCESS_REMOTE_WRITE) {
 		mem->faulted = faulted_alloc(span);
