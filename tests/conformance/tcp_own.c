@@ -5,6 +5,7 @@
  */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
@@ -286,6 +287,100 @@ static void sleeping_on_a_full_socket(void)
 	raw_close(&r);
 }
 
+/* ---- page faults ---- */
+
+static bool is_mapped(int pagemap, const uint8_t *page)
+{
+	off_t at = (off_t)((uintptr_t)page / SLUICE_PAGE_BYTES * sizeof(uint64_t));
+	uint64_t entry = 0;
+
+	CU_ASSERT_EQUAL(pread(pagemap, &entry, sizeof(entry), at), sizeof(entry));
+	return (entry & 1ull << 63) != 0;
+}
+
+static void write_pages(struct sleeper *source, struct sleeper *target, const struct raw *r,
+	uint64_t offset, uint32_t pages)
+{
+	static uint64_t seq;
+	const struct sluice_op ops[2] = {
+		{
+			.kind = SLUICE_OP_WRITE,
+			.len_bytes = pages * SLUICE_PAGE_BYTES,
+			.seq = ++seq,
+			.local = r->local,
+			.remote = r->remote,
+			.remote_offset = offset,
+		},
+		{.kind = SLUICE_OP_FLUSH, .seq = ++seq},
+	};
+	uint64_t end_ns = sluice_now_ns() + RAW_PATIENCE_NS;
+
+	CU_ASSERT_EQUAL(raw_tcp->submit(source->conn, ops, 2, sluice_now_ns()), 2);
+	while (source->flushed < seq && sluice_now_ns() < end_ns) {
+		source->asleep = target->asleep = false;
+		sleeper_turn(source);
+		sleeper_turn(target);
+	}
+	CU_ASSERT_EQUAL(source->flushed, seq);
+}
+
+/*
+ * The target's memory is there, but this process has not mapped it yet. A page that is written maps
+ * the 64 KiB of addresses around it, and not more. The region begins within such a block and ends
+ * within one.
+ */
+static void writes_map_their_neighbours(void)
+{
+	enum { BLOCK = 64 << 10, BYTES = 16 * BLOCK, FIRST = 5 * SLUICE_PAGE_BYTES };
+	int fd = memfd_create("neighbours", MFD_CLOEXEC),
+	    pagemap = open("/proc/self/pagemap", O_RDONLY);
+	struct sleeper source = {0}, target = {0};
+	struct sluice_rail *rail;
+	struct sluice_mem *mem;
+	struct raw r;
+	uint8_t *map, *base;
+
+	if (!raw_open(&r))
+		return;
+	CU_ASSERT_EQUAL_FATAL(ftruncate(fd, BYTES), 0);
+	for (off_t at = 0; at < BYTES; at += SLUICE_PAGE_BYTES)
+		CU_ASSERT_EQUAL(pwrite(fd, "x", 1, at), 1);
+	map = mmap(NULL, BYTES + BLOCK, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	base = (uint8_t *)sluice_align_up((uintptr_t)map, BLOCK);
+	base = mmap(base, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
+	CU_ASSERT_FATAL(pagemap >= 0 && base != MAP_FAILED);
+	const struct sluice_span span = {
+		RAW_REGION_ID, base + FIRST, BYTES - FIRST - 3 * SLUICE_PAGE_BYTES};
+	CU_ASSERT_EQUAL_FATAL(raw_tcp->rail_open(&plain, "", &rail, NULL), 0);
+	CU_ASSERT_EQUAL(
+		raw_tcp->mem_register(rail, &span, SLUICE_ACCESS_REMOTE_WRITE, &mem, NULL), 0);
+	raw_tcp->mem_admit(mem, true);
+	open_small_lane(rail, &source, &target);
+
+	CU_ASSERT_FALSE(is_mapped(pagemap, base + 3 * BLOCK));
+	write_pages(&source, &target, &r, 3 * BLOCK + 7 * SLUICE_PAGE_BYTES - FIRST, 1);
+	for (uint32_t at = 0; at < BLOCK; at += SLUICE_PAGE_BYTES)
+		CU_ASSERT(is_mapped(pagemap, base + 3 * BLOCK + at));
+	CU_ASSERT_FALSE(is_mapped(pagemap, base + 3 * BLOCK - SLUICE_PAGE_BYTES));
+	CU_ASSERT_FALSE(is_mapped(pagemap, base + 4 * BLOCK));
+	write_pages(&source, &target, &r, 0, 1);
+	CU_ASSERT(is_mapped(pagemap, base + BLOCK - SLUICE_PAGE_BYTES));
+	write_pages(&source, &target, &r, span.len_bytes - SLUICE_PAGE_BYTES, 1);
+	CU_ASSERT(is_mapped(pagemap, base + BYTES - BLOCK));
+	write_pages(&source, &target, &r, 8 * BLOCK - SLUICE_PAGE_BYTES - FIRST, 2);
+	CU_ASSERT(is_mapped(pagemap, base + 7 * BLOCK));
+	CU_ASSERT(is_mapped(pagemap, base + 9 * BLOCK - SLUICE_PAGE_BYTES));
+
+	raw_tcp->lane_close(source.conn);
+	raw_tcp->lane_close(target.conn);
+	raw_tcp->mem_unregister(mem);
+	raw_tcp->rail_close(rail);
+	raw_close(&r);
+	munmap(map, BYTES + BLOCK);
+	close(fd);
+	close(pagemap);
+}
+
 /* ---- threads ---- */
 
 struct worker {
@@ -452,6 +547,7 @@ CU_TestInfo cases_tcp_own[] = {
 	{"memory ids", memory_ids},
 	{"messages left in the buffer keep a worker awake", messages_keep_awake},
 	{"sleeping on a frame that no buffer holds", sleeping_on_a_full_socket},
+	{"writes map their neighbours", writes_map_their_neighbours},
 	{"memory taken away while a worker receives", take_while_receiving},
 	{"counters of a lane", counters_of_a_lane},
 	CU_TEST_INFO_NULL,

@@ -131,6 +131,12 @@ static void test_holes(void)
 	sluice_region_for_each_data(memory.regions[0], 8 * MIB, 5 * MIB, collect, &ranges);
 	CU_ASSERT_EQUAL(ranges.count, 1);
 	CU_ASSERT_EQUAL(ranges.first, 8 * MIB + 4096);
+	CU_ASSERT_EQUAL(fallocate(fd, 0, 0, 64 * MIB), 0); /* no hole is left: it is not walked */
+	ranges = (struct ranges){0};
+	sluice_region_for_each_data(memory.regions[0], 8 * MIB, 5 * MIB, collect, &ranges);
+	CU_ASSERT_EQUAL(ranges.count, 1);
+	CU_ASSERT_EQUAL(ranges.first, 8 * MIB);
+	CU_ASSERT_EQUAL(ranges.bytes, 5 * MIB);
 	sluice_memory_clear(&memory);
 	close(fd);
 }

@@ -46,29 +46,26 @@ const struct sluice_mem *sluice_tcp_mem_find(
  * Copying into a page for the first time takes a page fault, and write faults come one page at a
  * time: that was more than half of what a target spent. Faulting in for reading takes the
  * neighbours along that exist already (fault-around, 64 KiB), and shared memory is mapped
- * writable then, too. So one page of each block is asked for; asking for all of them would have
- * the kernel look up each that it just mapped. What is not there yet is allocated as the copy would
- * have done it. So this waits for nothing that the copy would not wait for, and fails only where the
- * copy will.
+ * writable then, too. So one page of a block is asked for: asked for all, the kernel looks up each
+ * that it just mapped. One that is not there yet is allocated as the copy would have done it. So
+ * this waits for nothing that the copy would not wait for, and fails only where the copy will.
  *
  * A block is asked for once per registration. Pages of it that come into being later fault as ever.
  */
 void sluice_tcp_mem_fault_in(const struct sluice_mem *mem, uint64_t offset, uint32_t len_bytes)
 {
-	uint64_t first = (mem->faulted_from_bytes + offset) / TCP_FAULT_BYTES;
-	uint64_t last = (mem->faulted_from_bytes + offset + len_bytes - 1) / TCP_FAULT_BYTES;
-	uint64_t page = sluice_align_down(offset, SLUICE_PAGE_BYTES);
+	uint64_t page = sluice_align_down(offset, SLUICE_PAGE_BYTES), end = offset + len_bytes;
 
-	for (uint64_t block = first; block <= last; block++) {
+	while (page < end) {
+		uint64_t block = (mem->faulted_from_bytes + page) / TCP_FAULT_BYTES;
 		uint64_t *word = &mem->faulted[block / WORD_BITS];
 		uint64_t bit = 1ull << (block % WORD_BITS);
 
-		if (block > first)
-			page = block * TCP_FAULT_BYTES - mem->faulted_from_bytes;
-		if (__atomic_load_n(word, __ATOMIC_RELAXED) & bit)
-			continue;
-		__atomic_fetch_or(word, bit, __ATOMIC_RELAXED);
-		madvise(mem->addr + page, SLUICE_PAGE_BYTES, MADV_POPULATE_READ);
+		if (!(__atomic_load_n(word, __ATOMIC_RELAXED) & bit)) {
+			__atomic_fetch_or(word, bit, __ATOMIC_RELAXED);
+			madvise(mem->addr + page, SLUICE_PAGE_BYTES, MADV_POPULATE_READ);
+		}
+		page = (block + 1) * TCP_FAULT_BYTES - mem->faulted_from_bytes;
 	}
 }
 
