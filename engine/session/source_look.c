@@ -15,7 +15,7 @@
 #include "base/plant.h"
 #include "engine/session/source_internal.h"
 
-/* That the second look takes at once: some 15 ms where all of it is there. */
+/* That the second look takes at once: some 15 ms where most of it is there. */
 #define SLICE_BYTES (1ull << 30)
 
 struct look {

@@ -131,7 +131,24 @@ static void test_holes(void)
 	sluice_region_for_each_data(memory.regions[0], 8 * MIB, 5 * MIB, collect, &ranges);
 	CU_ASSERT_EQUAL(ranges.count, 1);
 	CU_ASSERT_EQUAL(ranges.first, 8 * MIB + 4096);
-	CU_ASSERT_EQUAL(fallocate(fd, 0, 0, 64 * MIB), 0); /* no hole is left: it is not walked */
+	sluice_memory_clear(&memory);
+	close(fd);
+}
+
+static void test_no_holes(void)
+{
+	static const uint8_t written[MIB] = {1};
+	struct sluice_memory memory = {.pin = SLUICE_PIN_ONFAULT};
+	int fd = make_memfd(MFD_ALLOW_SEALING, 64 * MIB);
+	struct ranges ranges = {0};
+
+	CU_ASSERT_EQUAL_FATAL(add(&memory, "r", fd, 32 * MIB, 16 * MIB, 0, NULL), 0);
+	CU_ASSERT_EQUAL(fallocate(fd, 0, 0, 64 * MIB), 0);
+	CU_ASSERT_EQUAL(pwrite(fd, "x", 1, 40 * MIB), 1);
+	sluice_region_for_each_data(memory.regions[0], 0, 16 * MIB, collect, &ranges);
+	CU_ASSERT_EQUAL(ranges.bytes, 4096); /* allocated is not written */
+	for (uint64_t at = 0; at < 64 * MIB; at += MIB)
+		CU_ASSERT_EQUAL(pwrite(fd, written, MIB, (off_t)at), MIB);
 	ranges = (struct ranges){0};
 	sluice_region_for_each_data(memory.regions[0], 8 * MIB, 5 * MIB, collect, &ranges);
 	CU_ASSERT_EQUAL(ranges.count, 1);
@@ -255,6 +272,7 @@ int main(void)
 		{"refusals say what to change", test_refusals},
 		{"seals, file position, order, pins", test_seal_is_added_and_position_kept},
 		{"holes are not data", test_holes},
+		{"a file without holes is one range", test_no_holes},
 		{"a file that shrinks", test_a_file_that_shrinks},
 		{"the bitmap feed", test_bitmap_feed},
 		{"the same memory again", test_the_same_memory_again},

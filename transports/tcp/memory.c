@@ -45,7 +45,7 @@ const struct sluice_mem *sluice_tcp_mem_find(
 /*
  * Copying into a page for the first time takes a page fault, and write faults come one page at a
  * time: that was more than half of what a target spent. Faulting in for reading takes the
- * neighbours along that exist already (fault-around, 64 KiB), and shared memory is mapped
+ * neighbours along that are there and written (fault-around, 64 KiB), and shared memory is mapped
  * writable then, too. So one page of a block is asked for: asked for all, the kernel looks up each
  * that it just mapped. One that is not there yet is allocated as the copy would have done it. So
  * this waits for nothing that the copy would not wait for, and fails only where the copy will.
