@@ -301,17 +301,17 @@ static bool is_mapped(int pagemap, const uint8_t *page)
 static void write_pages(struct sleeper *source, struct sleeper *target, const struct raw *r,
 	uint64_t offset, uint32_t pages)
 {
-	static uint64_t seq;
+	const uint64_t seq = source->flushed + 2;
 	const struct sluice_op ops[2] = {
 		{
 			.kind = SLUICE_OP_WRITE,
 			.len_bytes = pages * SLUICE_PAGE_BYTES,
-			.seq = ++seq,
+			.seq = seq - 1,
 			.local = r->local,
 			.remote = r->remote,
 			.remote_offset = offset,
 		},
-		{.kind = SLUICE_OP_FLUSH, .seq = ++seq},
+		{.kind = SLUICE_OP_FLUSH, .seq = seq},
 	};
 	uint64_t end_ns = sluice_now_ns() + RAW_PATIENCE_NS;
 
