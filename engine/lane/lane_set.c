@@ -208,24 +208,25 @@ uint32_t sluice_lane_set_standing_over(
 	return count;
 }
 
-uint64_t sluice_lane_set_backlog_bytes(const struct sluice_lane_set *set)
+static uint64_t sum_bytes(
+	const struct sluice_lane_set *set, uint64_t (*bytes_of)(const struct sluice_lane *lane))
 {
 	uint64_t bytes = 0;
 
 	for (uint32_t lane = 0; lane < set->count; lane++)
 		if (set->slots[lane].lane != NULL)
-			bytes += sluice_lane_backlog_bytes(set->slots[lane].lane);
+			bytes += bytes_of(set->slots[lane].lane);
 	return bytes;
+}
+
+uint64_t sluice_lane_set_backlog_bytes(const struct sluice_lane_set *set)
+{
+	return sum_bytes(set, sluice_lane_backlog_bytes);
 }
 
 uint64_t sluice_lane_set_inflight_bytes(const struct sluice_lane_set *set)
 {
-	uint64_t bytes = 0;
-
-	for (uint32_t lane = 0; lane < set->count; lane++)
-		if (set->slots[lane].lane != NULL)
-			bytes += sluice_lane_inflight_bytes(set->slots[lane].lane);
-	return bytes;
+	return sum_bytes(set, sluice_lane_inflight_bytes);
 }
 
 void sluice_lane_set_counters(

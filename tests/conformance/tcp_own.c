@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * tcp_own.c: what only this transport can be asked: addresses, registrations, sleeping on a
- * full socket, threads, and that a running lane allocates nothing.
+ * full socket, page faults, threads, and that a running lane allocates nothing.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -222,24 +222,52 @@ static bool sleepers_turn(struct sleeper *source, struct sleeper *target)
 	return true;
 }
 
-static void open_small_lane(
-	struct sluice_rail *rail, struct sleeper *source, struct sleeper *target)
+/* Both workers in turn, whether they sleep or not. */
+static void waking_turn(struct sleeper *source, struct sleeper *target)
+{
+	source->asleep = target->asleep = false;
+	sleeper_turn(source);
+	sleeper_turn(target);
+}
+
+/* A lane of its own: both ends on one rail, into one registration. */
+struct own_lane {
+	struct sluice_rail *rail;
+	struct sluice_mem *mem;
+	struct sleeper source, target;
+};
+
+static void own_lane_open(
+	struct own_lane *lane, const struct tcp_conf *conf, const struct sluice_span *span)
 {
 	struct sluice_lane_opts opts = {.deadline_ns = sluice_now_ns() + RAW_PATIENCE_NS};
 	char address[SLUICE_ADDRESS_MAX];
 
-	CU_ASSERT_EQUAL_FATAL(raw_tcp->rail_listen(rail, address, NULL), 0);
+	*lane = (struct own_lane){0};
+	CU_ASSERT_EQUAL_FATAL(raw_tcp->rail_open(conf, "", &lane->rail, NULL), 0);
+	CU_ASSERT_EQUAL(raw_tcp->mem_register(
+				lane->rail, span, SLUICE_ACCESS_REMOTE_WRITE, &lane->mem, NULL),
+		0);
+	raw_tcp->mem_admit(lane->mem, true);
+	CU_ASSERT_EQUAL_FATAL(raw_tcp->rail_listen(lane->rail, address, NULL), 0);
 	opts.role = SLUICE_ROLE_TARGET;
-	CU_ASSERT_EQUAL_FATAL(raw_tcp->lane_open(rail, &opts, &target->conn, NULL), 0);
+	CU_ASSERT_EQUAL_FATAL(raw_tcp->lane_open(lane->rail, &opts, &lane->target.conn, NULL), 0);
 	opts.role = SLUICE_ROLE_SOURCE;
 	opts.peer_address = address;
-	CU_ASSERT_EQUAL_FATAL(raw_tcp->lane_open(rail, &opts, &source->conn, NULL), 0);
-	while (!(source->connected && target->connected) && sluice_now_ns() < opts.deadline_ns) {
-		raw_tcp->rail_step(rail, sluice_now_ns());
-		source->asleep = target->asleep = false;
-		sleeper_turn(source);
-		sleeper_turn(target);
+	CU_ASSERT_EQUAL_FATAL(raw_tcp->lane_open(lane->rail, &opts, &lane->source.conn, NULL), 0);
+	while (!(lane->source.connected && lane->target.connected) &&
+		sluice_now_ns() < opts.deadline_ns) {
+		raw_tcp->rail_step(lane->rail, sluice_now_ns());
+		waking_turn(&lane->source, &lane->target);
 	}
+}
+
+static void own_lane_close(struct own_lane *lane)
+{
+	raw_tcp->lane_close(lane->source.conn);
+	raw_tcp->lane_close(lane->target.conn);
+	raw_tcp->mem_unregister(lane->mem);
+	raw_tcp->rail_close(lane->rail);
 }
 
 /*
@@ -249,9 +277,7 @@ static void open_small_lane(
 static void sleeping_on_a_full_socket(void)
 {
 	const struct tcp_conf small = {.send_buffer_bytes = 32768, .receive_buffer_bytes = 32768};
-	struct sleeper source = {0}, target = {0};
-	struct sluice_rail *rail;
-	struct sluice_mem *mem;
+	struct own_lane lane;
 	bool woken = true;
 	struct raw r;
 
@@ -268,22 +294,15 @@ static void sleeping_on_a_full_socket(void)
 		},
 		{.kind = SLUICE_OP_FLUSH, .seq = 2},
 	};
-	CU_ASSERT_EQUAL_FATAL(raw_tcp->rail_open(&small, "", &rail, NULL), 0);
-	CU_ASSERT_EQUAL(
-		raw_tcp->mem_register(rail, &span, SLUICE_ACCESS_REMOTE_WRITE, &mem, NULL), 0);
-	raw_tcp->mem_admit(mem, true);
-	open_small_lane(rail, &source, &target);
-	CU_ASSERT_EQUAL(raw_tcp->submit(source.conn, ops, 2, sluice_now_ns()), 2);
-	source.asleep = false;
-	for (int i = 0; i < 1000000 && woken && source.flushed == 0; i++)
-		woken = sleepers_turn(&source, &target);
+	own_lane_open(&lane, &small, &span);
+	CU_ASSERT_EQUAL(raw_tcp->submit(lane.source.conn, ops, 2, sluice_now_ns()), 2);
+	lane.source.asleep = false;
+	for (int i = 0; i < 1000000 && woken && lane.source.flushed == 0; i++)
+		woken = sleepers_turn(&lane.source, &lane.target);
 	CU_ASSERT(woken);
-	CU_ASSERT_EQUAL(source.flushed, 2);
+	CU_ASSERT_EQUAL(lane.source.flushed, 2);
 	CU_ASSERT(memcmp(r.region, r.local, TCP_OP_BYTES_MAX) == 0);
-	raw_tcp->lane_close(source.conn);
-	raw_tcp->lane_close(target.conn);
-	raw_tcp->mem_unregister(mem);
-	raw_tcp->rail_close(rail);
+	own_lane_close(&lane);
 	raw_close(&r);
 }
 
@@ -298,10 +317,9 @@ static bool is_mapped(int pagemap, const uint8_t *page)
 	return (entry & 1ull << 63) != 0;
 }
 
-static void write_pages(struct sleeper *source, struct sleeper *target, const struct raw *r,
-	uint64_t offset, uint32_t pages)
+static void write_pages(struct own_lane *lane, const struct raw *r, uint64_t offset, uint32_t pages)
 {
-	const uint64_t seq = source->flushed + 2;
+	const uint64_t seq = lane->source.flushed + 2;
 	const struct sluice_op ops[2] = {
 		{
 			.kind = SLUICE_OP_WRITE,
@@ -315,13 +333,10 @@ static void write_pages(struct sleeper *source, struct sleeper *target, const st
 	};
 	uint64_t end_ns = sluice_now_ns() + RAW_PATIENCE_NS;
 
-	CU_ASSERT_EQUAL(raw_tcp->submit(source->conn, ops, 2, sluice_now_ns()), 2);
-	while (source->flushed < seq && sluice_now_ns() < end_ns) {
-		source->asleep = target->asleep = false;
-		sleeper_turn(source);
-		sleeper_turn(target);
-	}
-	CU_ASSERT_EQUAL(source->flushed, seq);
+	CU_ASSERT_EQUAL(raw_tcp->submit(lane->source.conn, ops, 2, sluice_now_ns()), 2);
+	while (lane->source.flushed < seq && sluice_now_ns() < end_ns)
+		waking_turn(&lane->source, &lane->target);
+	CU_ASSERT_EQUAL(lane->source.flushed, seq);
 }
 
 /*
@@ -333,9 +348,7 @@ static void writes_map_their_neighbours(void)
 	enum { BLOCK = 64 << 10, BYTES = 16 * BLOCK, FIRST = 5 * SLUICE_PAGE_BYTES };
 	int fd = memfd_create("neighbours", MFD_CLOEXEC),
 	    pagemap = open("/proc/self/pagemap", O_RDONLY);
-	struct sleeper source = {0}, target = {0};
-	struct sluice_rail *rail;
-	struct sluice_mem *mem;
+	struct own_lane lane;
 	struct raw r;
 	uint8_t *map, *base;
 
@@ -350,28 +363,21 @@ static void writes_map_their_neighbours(void)
 	CU_ASSERT_FATAL(pagemap >= 0 && base != MAP_FAILED);
 	const struct sluice_span span = {
 		RAW_REGION_ID, base + FIRST, BYTES - FIRST - 3 * SLUICE_PAGE_BYTES};
-	CU_ASSERT_EQUAL_FATAL(raw_tcp->rail_open(&plain, "", &rail, NULL), 0);
-	CU_ASSERT_EQUAL(
-		raw_tcp->mem_register(rail, &span, SLUICE_ACCESS_REMOTE_WRITE, &mem, NULL), 0);
-	raw_tcp->mem_admit(mem, true);
-	open_small_lane(rail, &source, &target);
+	own_lane_open(&lane, &plain, &span);
 
 	CU_ASSERT_FALSE(is_mapped(pagemap, base + 3 * BLOCK));
-	write_pages(&source, &target, &r, 3 * BLOCK + 7 * SLUICE_PAGE_BYTES - FIRST, 1);
+	write_pages(&lane, &r, 3 * BLOCK + 7 * SLUICE_PAGE_BYTES - FIRST, 1);
 	for (uint32_t at = 0; at < BLOCK; at += SLUICE_PAGE_BYTES)
 		CU_ASSERT(is_mapped(pagemap, base + 3 * BLOCK + at));
-	write_pages(&source, &target, &r, 0, 1);
+	write_pages(&lane, &r, 0, 1);
 	CU_ASSERT(is_mapped(pagemap, base + BLOCK - SLUICE_PAGE_BYTES));
-	write_pages(&source, &target, &r, span.len_bytes - SLUICE_PAGE_BYTES, 1);
+	write_pages(&lane, &r, span.len_bytes - SLUICE_PAGE_BYTES, 1);
 	CU_ASSERT(is_mapped(pagemap, base + BYTES - BLOCK));
-	write_pages(&source, &target, &r, 8 * BLOCK - SLUICE_PAGE_BYTES - FIRST, 2);
+	write_pages(&lane, &r, 8 * BLOCK - SLUICE_PAGE_BYTES - FIRST, 2);
 	CU_ASSERT(is_mapped(pagemap, base + 7 * BLOCK));
 	CU_ASSERT(is_mapped(pagemap, base + 9 * BLOCK - SLUICE_PAGE_BYTES));
 
-	raw_tcp->lane_close(source.conn);
-	raw_tcp->lane_close(target.conn);
-	raw_tcp->mem_unregister(mem);
-	raw_tcp->rail_close(rail);
+	own_lane_close(&lane);
 	raw_close(&r);
 	munmap(map, BYTES + BLOCK);
 	close(fd);

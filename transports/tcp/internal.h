@@ -60,9 +60,9 @@ struct sluice_mem {
 	uint8_t *addr;
 	uint64_t len_bytes;
 	_Atomic bool admits; /* the peer's writes, now */
-	uint64_t *faulted; /* atomic: a bit per TCP_FAULT_BYTES that was faulted in; NULL: nothing
+	uint64_t *
+		faulted; /* atomic: a bit per block of TCP_FAULT_BYTES that was faulted in; NULL: nothing
 			      is written here */
-	uint32_t faulted_from_bytes; /* `addr` in its block: the kernel's are aligned addresses */
 };
 
 struct sluice_remote {

@@ -42,6 +42,12 @@ const struct sluice_mem *sluice_tcp_mem_find(
 	return NULL;
 }
 
+/* The kernel's blocks are aligned addresses, wherever a registration begins. */
+static uint64_t block_of(const uint8_t *addr)
+{
+	return (uintptr_t)addr / TCP_FAULT_BYTES;
+}
+
 /*
  * Copying into a page for the first time takes a page fault, and write faults come one page at a
  * time: that was more than half of what a target spent. Faulting in for reading takes the
@@ -54,25 +60,26 @@ const struct sluice_mem *sluice_tcp_mem_find(
  */
 void sluice_tcp_mem_fault_in(const struct sluice_mem *mem, uint64_t offset, uint32_t len_bytes)
 {
-	uint64_t page = sluice_align_down(offset, SLUICE_PAGE_BYTES), end = offset + len_bytes;
+	uint8_t *at = mem->addr + sluice_align_down(offset, SLUICE_PAGE_BYTES);
+	const uint8_t *end = mem->addr + offset + len_bytes;
 
-	while (page < end) {
-		uint64_t block = (mem->faulted_from_bytes + page) / TCP_FAULT_BYTES;
+	while (at < end) {
+		uint64_t block = block_of(at) - block_of(mem->addr);
 		uint64_t *word = &mem->faulted[block / WORD_BITS];
 		uint64_t bit = 1ull << (block % WORD_BITS);
 
 		if (!(__atomic_load_n(word, __ATOMIC_RELAXED) & bit)) {
 			__atomic_fetch_or(word, bit, __ATOMIC_RELAXED);
-			madvise(mem->addr + page, SLUICE_PAGE_BYTES, MADV_POPULATE_READ);
+			madvise(at, SLUICE_PAGE_BYTES, MADV_POPULATE_READ);
 		}
-		page = (block + 1) * TCP_FAULT_BYTES - mem->faulted_from_bytes;
+		at += TCP_FAULT_BYTES - (uintptr_t)at % TCP_FAULT_BYTES;
 	}
 }
 
 static uint64_t *faulted_alloc(const struct sluice_span *span)
 {
-	uint64_t blocks = sluice_div_up(
-		(uintptr_t)span->addr % TCP_FAULT_BYTES + span->len_bytes, TCP_FAULT_BYTES);
+	const uint8_t *first = span->addr;
+	uint64_t blocks = block_of(first + span->len_bytes - 1) - block_of(first) + 1;
 
 	return calloc(sluice_div_up(blocks, WORD_BITS), sizeof(uint64_t));
 }
@@ -107,7 +114,6 @@ int sluice_tcp_mem_register(struct sluice_rail *rail, const struct sluice_span *
 		.slot = slot,
 		.addr = span->addr,
 		.len_bytes = span->len_bytes,
-		.faulted_from_bytes = (uintptr_t)span->addr % TCP_FAULT_BYTES,
 	};
 	if (access & SLUICE_ACCESS_REMOTE_WRITE) {
 		mem->faulted = faulted_alloc(span);
